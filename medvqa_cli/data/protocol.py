@@ -1,0 +1,72 @@
+"""What a data-set plugin is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pydantic import BaseModel
+
+    from medvqa_cli.progress import Progress
+    from medvqa_cli.records import VQASample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetCard:
+    """Facts about a data set, shown by `medvqa data list`.
+
+    `default_language` is the language filter used when the user names none; empty means no filter.
+    `default_roots` are folders searched when no root is given ("~" allowed).
+    `closed_definition` says in words what makes a question closed in this data set.
+    """
+
+    title: str
+    summary: str
+    licence: str
+    citation: str
+    homepage: str
+    obtain: str
+    closed_definition: str
+    languages: tuple[str, ...] = ("en",)
+    default_language: str = ""
+    splits: tuple[str, ...] = ("train", "validation", "test")
+    default_roots: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    generated: bool = False
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Reads one data set's original files.
+
+    A plugin file imports only this module, records, errors, data/reading.py and the standard library at module level.
+    """
+
+    card: DatasetCard
+    Options: type[BaseModel] | None
+
+    def find_root(self, root: Path | None) -> Path:
+        """Return the folder that holds the files: `root`, or the first default folder that looks right.
+
+        Raises:
+            DataError: If there is none (the folders tried are listed) or its layout is wrong.
+        """
+
+    def read(self, root: Path, options: Any) -> Iterator[VQASample]:
+        """Yield every sample of every split and language, in file order, with absolute image paths.
+
+        Raises:
+            DataError: On a structural fault; file, row and value are named.
+        """
+
+
+@runtime_checkable
+class GeneratedDataset(Dataset, Protocol):
+    """A data set that makes its own files; its card says `generated=True`."""
+
+    def generate(self, directory: Path, options: Any, progress: Progress) -> None:
+        """Write the files that `read` expects below `directory`; the same options give the same bytes."""

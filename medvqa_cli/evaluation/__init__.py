@@ -1,0 +1,1 @@
+"""Prediction rows to Score rows and metrics; never imports models."""

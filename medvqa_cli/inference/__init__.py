@@ -1,0 +1,1 @@
+"""Model and samples to Prediction rows."""

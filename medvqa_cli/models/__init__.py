@@ -1,0 +1,1 @@
+"""VQASample rows to tensors to logits."""

@@ -1,0 +1,118 @@
+"""What a model-family plugin is, and what passes between it and the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+    from PIL import Image
+    from pydantic import BaseModel
+
+    from medvqa_cli.data.prompts import Turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """Facts about a family, shown by `medvqa models list`.
+
+    `checkpoints` maps short names to hub ids; the first is the default. `model_types` are the values of
+    `model_type` in config.json that this family loads. `aliases` are other names of the family itself.
+    """
+
+    title: str
+    summary: str
+    homepage: str
+    citation: str
+    licence: str
+    model_types: tuple[str, ...]
+    checkpoints: Mapping[str, str]
+    id_patterns: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLayout:
+    """Where the parts of a model lie, as dotted module paths below the model, and what LoRA adapts by default.
+
+    `lora_targets` are module names matched as whole path components inside `language_model`.
+    """
+
+    vision_tower: str
+    projector: str
+    language_model: str
+    lora_targets: tuple[str, ...]
+    task_type: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM"] = "CAUSAL_LM"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a family can do. `packs`: its prompt allows shared-image packing and sample trees."""
+
+    generates: bool = True
+    classifies: bool = False
+    packs: bool = False
+    edits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInputs:
+    """One sample's images as the model takes them.
+
+    `tensors` are keyword arguments of the model's forward, such as pixel_values [images, channels, height, width];
+    `num_tokens` is how many placeholder tokens each image takes in the prompt.
+    """
+
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    num_tokens: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model ready to use, with everything needed to feed it."""
+
+    model: Any
+    processor: Any
+    family: ModelFamily
+    family_name: str
+    checkpoint: str
+    adapter: str = ""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model's first parameter."""
+        return next(self.model.parameters()).device
+
+
+@runtime_checkable
+class ModelFamily(Protocol):
+    """Knows one family of vision-language models: how to load it and how to feed it."""
+
+    card: ModelCard
+    layout: ModelLayout
+    capabilities: Capabilities
+    Options: type[BaseModel] | None
+
+    def load_processor(self, checkpoint: str) -> Any:
+        """Return the processor (tokenizer and image processor) of a checkpoint, without needing torchvision."""
+
+    def load_model(self, checkpoint: str, **loading: Any) -> torch.nn.Module:
+        """Return the model of a checkpoint; `loading` goes to `from_pretrained` (dtype, attn_implementation...)."""
+
+    def encode_images(self, processor: Any, images: Sequence[Image.Image]) -> ImageInputs:
+        """Turn one sample's images into model inputs."""
+
+    def encode_prompt(self, processor: Any, turns: Sequence[Turn], images: ImageInputs) -> list[int]:
+        """Return the prompt's token ids, ending where the answer begins, image placeholders expanded."""
+
+    def build_tiny(self, directory: Path, *, texts: Sequence[str] = (), options: Any = None, seed: int = 0) -> None:
+        """Write a small random checkpoint of the real architecture, its tokenizer trained on `texts`."""

@@ -1,0 +1,33 @@
+"""The registries: data sets and model families."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.registry import Registry, add_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from medvqa_cli.data.protocol import Dataset
+    from medvqa_cli.models.protocol import ModelFamily
+
+datasets: Registry[Dataset] = Registry(
+    "data set", "medvqa.datasets", "medvqa_cli.data.sources", ("card", "Options", "find_root", "read"))
+models: Registry[ModelFamily] = Registry(
+    "model family", "medvqa.models", "medvqa_cli.models.families",
+    ("card", "layout", "capabilities", "Options", "load_processor", "load_model", "encode_images", "encode_prompt",
+     "build_tiny"))
+
+REGISTRIES: dict[str, Registry[Any]] = {"datasets": datasets, "models": models}
+
+
+def add_files(paths: Iterable[Path]) -> None:
+    """Add loose plugin files (`--plugin file.py`) to the registries they belong to.
+
+    Raises:
+        PluginError: If a file is missing, broken, or is no plugin.
+    """
+    for path in paths:
+        add_file(path, REGISTRIES)

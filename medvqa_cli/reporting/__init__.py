@@ -1,0 +1,1 @@
+"""Score rows to tables, figures and one self-contained HTML page."""

@@ -1,0 +1,177 @@
+"""A run is a folder: settings, manifest, model, predictions, scores, report."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from medvqa_cli import __version__
+from medvqa_cli.errors import RunError
+from medvqa_cli.records import write_json
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pillow")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Paths and files of one run."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def settings(self) -> Path:
+        """Resolved settings, JSON."""
+        return self.path / "settings.json"
+
+    @property
+    def manifest(self) -> Path:
+        """Versions, seeds, data fingerprint, hardware, times, JSON."""
+        return self.path / "manifest.json"
+
+    @property
+    def events(self) -> Path:
+        """Progress while it runs, JSON lines."""
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of resumable training states."""
+        return self.path / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of figures."""
+        return self.path / "figures"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    @property
+    def weights(self) -> Path | None:
+        """The trained adapter's or model's folder, once training has ended."""
+        return next((path for path in (self.path / "adapter", self.path / "model") if path.is_dir()), None)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return one of the run's JSON documents.
+
+        Raises:
+            RunError: If it is missing or damaged.
+        """
+        path = self.path / name
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(f"Run '{self.name}' has no {name}.") from error
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}.") from error
+        return content
+
+    def update_manifest(self, **facts: Any) -> None:
+        """Merge facts into the manifest."""
+        current = self.read_json("manifest.json") if self.manifest.exists() else {}
+        write_json(self.manifest, current | facts)
+
+
+def create_run(runs: Path, name: str) -> Run:
+    """Make a new run folder; an existing name gets a number behind it.
+
+    Raises:
+        RunError: If the name is no plain folder name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise RunError(f"'{name}' is no run name.", "Use letters, digits, '.', '_' and '-', such as slake-lora-1.")
+    runs.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 10_000):
+        path = runs / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        run = Run(path.resolve())
+        run.update_manifest(created=now(), **describe_environment())
+        return run
+    raise RunError(f"There are 9,999 runs called '{name}' in '{runs}'.", "Choose another --name.")
+
+
+def list_runs(runs: Path) -> list[Run]:
+    """Return all runs, the one created last first."""
+    if not runs.is_dir():
+        return []
+    found = [Run(path.resolve()) for path in runs.iterdir() if (path / "manifest.json").is_file()]
+    return sorted(found, key=lambda run: (str(run.read_json("manifest.json").get("created", "")), run.name), reverse=True)
+
+
+def open_run(runs: Path, name: str | Path) -> Run:
+    """Return a run by name or path.
+
+    Raises:
+        RunError: If there is no such run.
+    """
+    for path in (runs / name, Path(name)):
+        if (path / "manifest.json").is_file():
+            return Run(path.resolve())
+    names = [run.name for run in list_runs(runs)][:10]
+    known = f"Known: {', '.join(names)}." if names else "There are no runs yet: start with `medvqa quickstart`."
+    raise RunError(f"There is no run '{name}' in '{runs}'.", known)
+
+
+def latest_run(runs: Path) -> Run:
+    """Return the trained run that was created last.
+
+    Raises:
+        RunError: If no run has finished training.
+    """
+    for run in list_runs(runs):
+        if run.weights:
+            return run
+    raise RunError(f"No model is named and there is no trained run in '{runs}'.",
+                   "Run `medvqa quickstart` or `medvqa train sft` first, or name a run with --run or a model with --model.")
+
+
+def now() -> str:
+    """Return the time as ISO 8601, UTC, microseconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat()
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions, hardware and git commit, for the manifest."""
+    return {
+        "medvqa": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+        "command": " ".join(sys.argv),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)  # noqa: S607
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,1 @@
+"""Strings and numbers to numbers; no torch. Shared by rewards and metrics."""

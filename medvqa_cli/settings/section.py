@@ -1,0 +1,12 @@
+"""The base of every settings section: strict, frozen, unknown keys refused, one line of documentation a field."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A group of settings."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True,
+                              validate_default=True, protected_namespaces=())
