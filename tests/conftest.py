@@ -1,0 +1,28 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout's top folder."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with the real VQA-RAD (`vqa_rad/`) and SLAKE (`slake/`), or skip."""
+    folder = Path(os.environ.get("MEDVQA_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "slake" / "train.json").is_file():
+        pytest.skip(f"real data not found in {folder} (set MEDVQA_TEST_DATA)")
+    return folder
