@@ -18,7 +18,7 @@ datasets: Registry[Dataset] = Registry(
 models: Registry[ModelFamily] = Registry(
     "model family", "medvqa.models", "medvqa_cli.models.families",
     ("card", "layout", "capabilities", "Options", "load_processor", "load_model", "encode_images", "encode_prompt",
-     "build_tiny"))
+     "encode_answer", "build_tiny"))
 
 REGISTRIES: dict[str, Registry[Any]] = {"datasets": datasets, "models": models}
 

@@ -114,5 +114,8 @@ class ModelFamily(Protocol):
     def encode_prompt(self, processor: Any, turns: Sequence[Turn], images: ImageInputs) -> list[int]:
         """Return the prompt's token ids, ending where the answer begins, image placeholders expanded."""
 
+    def encode_answer(self, processor: Any, answer: str) -> list[int]:
+        """Return the token ids of an answer as it continues the prompt, the end-of-answer token last."""
+
     def build_tiny(self, directory: Path, *, texts: Sequence[str] = (), options: Any = None, seed: int = 0) -> None:
         """Write a small random checkpoint of the real architecture, its tokenizer trained on `texts`."""

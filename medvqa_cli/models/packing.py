@@ -1,0 +1,122 @@
+"""Shared-image packing: one image prefix, many questions, gradients equal to separate rows.
+
+A row is `[prefix with image][question 1 answer 1][question 2 answer 2]...`. Every segment sees the prefix and,
+causally, itself; its positions restart right after the prefix. An unpacked row is a row of one segment. The idea of
+sharing a prefix between sequences by mask and positions is that of Molmo's message trees (Deitke et al. 2024,
+arXiv:2409.17146) and PrefixGrouper (Liu et al. 2025, arXiv:2506.05433). Differs: plain calls of unchanged models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medvqa_cli.models.encoding import EncodedSample
+
+IGNORE = -100
+PADDING_SEGMENT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One packed sequence of T tokens, as flat lists of length T.
+
+    `segments` is 0 for the prefix and n for the n-th question. `labels` holds IGNORE where nothing is learned.
+    """
+
+    ids: list[int]
+    labels: list[int]
+    positions: list[int]
+    segments: list[int]
+
+
+def find_common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Return how many leading tokens all prompts share, leaving each at least one token of its own.
+
+    A segment must start with a prompt token: its logits predict the first answer token.
+    """
+    longest = min(len(prompt) for prompt in prompts) - 1
+    first = prompts[0]
+    for index in range(longest):
+        if any(prompt[index] != first[index] for prompt in prompts[1:]):
+            return index
+    return max(longest, 0)
+
+
+def build_row(samples: Sequence[EncodedSample]) -> Row:
+    """Pack samples of one image into a row; one sample gives the plain row."""
+    shared = find_common_prefix([sample.prompt for sample in samples])
+    row = Row(list(samples[0].prompt[:shared]), [IGNORE] * shared, list(range(shared)), [0] * shared)
+    for number, sample in enumerate(samples, start=1):
+        question, answer = sample.prompt[shared:], sample.answer
+        length = len(question) + len(answer)
+        row.ids.extend((*question, *answer))
+        row.labels.extend((*([IGNORE] * len(question)), *answer))
+        row.positions.extend(range(shared, shared + length))
+        row.segments.extend([number] * length)
+    return row
+
+
+def count_row_tokens(samples: Sequence[EncodedSample]) -> int:
+    """Return the length of the row that `build_row` makes of these samples."""
+    shared = find_common_prefix([sample.prompt for sample in samples])
+    return shared + sum(len(sample.prompt) - shared + len(sample.answer) for sample in samples)
+
+
+def plan_packs(samples: Sequence[EncodedSample], *, max_tokens: int, max_questions: int) -> list[list[int]]:
+    """Split the samples of one image, in order, into packs within both limits; return their indices.
+
+    A sample longer than `max_tokens` by itself makes a pack of its own: nothing is ever cut off.
+    """
+    packs: list[list[int]] = []
+    current: list[int] = []
+    for index in range(len(samples)):
+        longer = [*current, index]
+        fits = len(longer) <= max_questions and count_row_tokens([samples[i] for i in longer]) <= max_tokens
+        if current and not fits:
+            packs.append(current)
+            longer = [index]
+        current = longer
+    return [*packs, current] if current else packs
+
+
+def stack_rows(rows: Sequence[Row], padding_id: int) -> dict[str, torch.Tensor]:
+    """Pad rows on the right to one length T and return the model's inputs.
+
+    Returns:
+        input_ids, labels, position_ids [B, T]; attention_mask [B, 1, T, T] (bool, True where a token may look).
+    """
+    length = max(len(row.ids) for row in rows)
+    segments = _pad([row.segments for row in rows], length, PADDING_SEGMENT)
+    return {
+        "input_ids": _pad([row.ids for row in rows], length, padding_id),
+        "labels": _pad([row.labels for row in rows], length, IGNORE),
+        "position_ids": _pad([row.positions for row in rows], length, 0),
+        "attention_mask": build_block_mask(segments),
+    }
+
+
+def build_block_mask(segments: torch.Tensor) -> torch.Tensor:
+    """Return who may look at whom, [B, 1, T, T], for segment numbers [B, T].
+
+    A token sees earlier tokens of the prefix and of its own segment, and always itself: a padded row without any
+    open key would turn SDPA's softmax into NaN.
+    """
+    steps = torch.arange(segments.shape[1], device=segments.device)
+    causal = steps[:, None] >= steps[None, :]
+    related = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
+    return (causal & related)[:, None]
+
+
+def to_additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a bool mask as the additive mask eager attention takes: 0 where open, the lowest number elsewhere."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def _pad(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:
+    return torch.tensor([[*row, *([value] * (length - len(row)))] for row in rows])
