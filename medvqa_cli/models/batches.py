@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from medvqa_cli.models.packing import IGNORE, build_row, stack_rows, to_additive_mask
+from medvqa_cli.models.packing import IGNORE, build_row, plan_packs, stack_rows, to_additive_mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,23 +17,30 @@ if TYPE_CHECKING:
     from medvqa_cli.records import VQASample
 
 
-def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *, packed: bool) -> dict[str, Any]:
+def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *, packed: bool,
+                max_tokens: int = 2048) -> dict[str, Any]:
     """Return model inputs and labels for groups of samples, each group sharing its images.
 
     Args:
         encoder: Turns samples into ids and pixels.
         groups: With `packed` a group becomes one row; without, each sample becomes a row with its own copy.
         packed: Whether to share the image prefix by a block mask.
+        max_tokens: With `packed`, a group longer than this is split into several rows; nothing is cut off.
 
     Returns:
         input_ids, labels [B, T], attention_mask ([B, 1, T, T] bool if packed, else [B, T]), position_ids [B, T] if
         packed, and the image tensors.
     """
-    rows = [list(group) for group in groups] if packed else [[sample] for group in groups for sample in group]
-    images = [encoder.encode_images(row[0]) for row in rows]
-    encoded = [[encoder.encode_text(sample, inputs) for sample in row] for row, inputs in zip(rows, images, strict=True)]
+    rows: list[list[EncodedSample]] = []
+    images: list[ImageInputs] = []
+    for group in groups:
+        inputs = encoder.encode_images(group[0])
+        encoded = [encoder.encode_text(sample, inputs) for sample in group]
+        packs = plan_packs(encoded, max_tokens=max_tokens, max_questions=len(encoded) if packed else 1)
+        rows.extend([encoded[index] for index in pack] for pack in packs)
+        images.extend([inputs] * len(packs))
     padding_id = encoder.processor.tokenizer.pad_token_id or 0
-    text = stack_rows([build_row(row) for row in encoded], padding_id) if packed else stack_plain(encoded, padding_id)
+    text = stack_rows([build_row(row) for row in rows], padding_id) if packed else stack_plain(rows, padding_id)
     return {**text, **join_images(images)}
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medvqa_cli.records import VQASample
 
 BLANK_GREY = (127, 127, 127)
+MAX_TEXTS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ class SampleEncoder:
         """Return prompt and answer ids; equal questions with equally many image tokens are tokenized once."""
         key = (sample.question, sample.answer, images.num_tokens)
         if key not in self._texts:
+            if len(self._texts) >= MAX_TEXTS:
+                self._texts.clear()
             turns = build_turns(sample, self.instruction)
             self._texts[key] = EncodedSample(
                 tuple(self.family.encode_prompt(self.processor, turns, images)),

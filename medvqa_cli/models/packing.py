@@ -2,7 +2,7 @@
 
 A row is `[prefix with image][question 1 answer 1][question 2 answer 2]...`. Every segment sees the prefix and,
 causally, itself; its positions restart right after the prefix. An unpacked row is a row of one segment. The idea of
-sharing a prefix between sequences by mask and positions is that of Molmo's message trees (Deitke et al. 2024,
+sharing a prefix between sequences by mask and positions is that of Molmo's subsegments (Deitke et al. 2024,
 arXiv:2409.17146) and PrefixGrouper (Liu et al. 2025, arXiv:2506.05433). Differs: plain calls of unchanged models.
 """
 
@@ -40,12 +40,10 @@ def find_common_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
     A segment must start with a prompt token: its logits predict the first answer token.
     """
-    longest = min(len(prompt) for prompt in prompts) - 1
-    first = prompts[0]
-    for index in range(longest):
-        if any(prompt[index] != first[index] for prompt in prompts[1:]):
-            return index
-    return max(longest, 0)
+    # What the smallest and the largest share in lexicographic order, all share.
+    first, last = min(prompts), max(prompts)
+    longest = max(min(len(prompt) for prompt in prompts) - 1, 0)
+    return next((index for index in range(longest) if first[index] != last[index]), longest)
 
 
 def build_row(samples: Sequence[EncodedSample]) -> Row:
@@ -62,27 +60,22 @@ def build_row(samples: Sequence[EncodedSample]) -> Row:
     return row
 
 
-def count_row_tokens(samples: Sequence[EncodedSample]) -> int:
-    """Return the length of the row that `build_row` makes of these samples."""
-    shared = find_common_prefix([sample.prompt for sample in samples])
-    return shared + sum(len(sample.prompt) - shared + len(sample.answer) for sample in samples)
-
-
 def plan_packs(samples: Sequence[EncodedSample], *, max_tokens: int, max_questions: int) -> list[list[int]]:
     """Split the samples of one image, in order, into packs within both limits; return their indices.
 
     A sample longer than `max_tokens` by itself makes a pack of its own: nothing is ever cut off.
     """
+    shared = find_common_prefix([sample.prompt for sample in samples])
     packs: list[list[int]] = []
-    current: list[int] = []
-    for index in range(len(samples)):
-        longer = [*current, index]
-        fits = len(longer) <= max_questions and count_row_tokens([samples[i] for i in longer]) <= max_tokens
-        if current and not fits:
-            packs.append(current)
-            longer = [index]
-        current = longer
-    return [*packs, current] if current else packs
+    room = 0
+    for index, sample in enumerate(samples):
+        length = len(sample.prompt) - shared + len(sample.answer)
+        if not packs or length > room or len(packs[-1]) == max_questions:
+            packs.append([])
+            room = max_tokens - shared
+        packs[-1].append(index)
+        room -= length
+    return packs
 
 
 def stack_rows(rows: Sequence[Row], padding_id: int) -> dict[str, torch.Tensor]:

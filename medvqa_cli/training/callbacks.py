@@ -1,0 +1,109 @@
+"""What watches a training run: the event log, the progress display, and Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from medvqa_cli.progress import Progress
+    from medvqa_cli.records import JsonlWriter
+
+
+class EventLog(TrainerCallback):
+    """Writes what the trainer logs to events.jsonl, readable while it runs."""
+
+    def __init__(self, events: JsonlWriter) -> None:
+        self._events = events
+        self._start = time.perf_counter()
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Append one event with the seconds since this log began."""
+        seconds = round(time.perf_counter() - self._start, 3)
+        self._events.write({"event": event, "seconds": seconds, **facts})
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,  # noqa: ARG002
+               logs: dict[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
+        """Record a training step's loss, or a validation loss."""
+        logs = logs or {}
+        if "loss" in logs:
+            self.write("log", step=state.global_step, epoch=logs.get("epoch"), loss=logs["loss"],
+                       learning_rate=logs.get("learning_rate"), grad_norm=logs.get("grad_norm"))
+        if "eval_loss" in logs:
+            self.write("eval", step=state.global_step, epoch=logs.get("epoch"), eval_loss=logs["eval_loss"])
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+        """Record a checkpoint."""
+        self.write("checkpoint", step=state.global_step)
+
+
+class ProgressDisplay(TrainerCallback):
+    """Counts optimiser steps on a progress display."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._note = ""
+        self._shown = 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+        """Show the steps to do; those of a resumed run are counted as done."""
+        self._progress.start("Training", state.max_steps, "step")
+        if state.global_step:
+            self._progress.advance(state.global_step)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,  # noqa: ARG002
+               logs: dict[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
+        """Keep the latest loss for the display."""
+        if logs and "loss" in logs:
+            self._note = f"loss {logs['loss']:.3f}"
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+        """Count one step."""
+        self._progress.advance(1, self._note)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+        """End the stage."""
+        self._progress.finish()
+
+
+class GracefulStop(TrainerCallback):
+    """On the first Ctrl-C or SIGTERM ends the step, writes a checkpoint and stops; the second one stops at once."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.requested = False
+        self._progress = progress
+        self._previous: dict[int, Any] = {}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+        """Take over the signals; only the main thread may."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+        """Stop after this step if asked to."""
+        if self.requested:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+        """Give the signals back."""
+        self.release()
+
+    def release(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _request(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.requested = True
+        self.release()
+        self._progress.warn("Stopping after this step; a checkpoint is written. Press Ctrl-C again to stop at once.")

@@ -1,0 +1,182 @@
+"""Supervised fine-tuning with transformers' Trainer: answer-only loss, shared-image packing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainingArguments
+
+from medvqa_cli.models.batches import build_batch, sum_answer_loss, to_device
+from medvqa_cli.training.callbacks import EventLog, GracefulStop, ProgressDisplay
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medvqa_cli.models.encoding import SampleEncoder
+    from medvqa_cli.progress import Progress
+    from medvqa_cli.records import JsonlWriter, VQASample
+    from medvqa_cli.settings.schema import TrainSettings
+
+Group = tuple["VQASample", ...]
+
+
+class SampleGroups(Dataset[Group]):
+    """Groups of samples; each group shares its images."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.groups = list(groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> Group:
+        return self.groups[index]
+
+
+def group_by_image(samples: Sequence[VQASample], max_questions: int) -> list[Group]:
+    """Return samples grouped by their images, in order of appearance, at most `max_questions` a group."""
+    by_image: dict[tuple[str, ...], list[VQASample]] = {}
+    for sample in samples:
+        by_image.setdefault(sample.images, []).append(sample)
+    return [tuple(members[start: start + max_questions])
+            for members in by_image.values() for start in range(0, len(members), max_questions)]
+
+
+@dataclass(frozen=True, slots=True)
+class Collator:
+    """Turns groups into a batch, in the data-loader workers. `max_tokens` bounds a packed row."""
+
+    encoder: SampleEncoder
+    packed: bool
+    max_tokens: int
+
+    def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
+        """Return the tensors of one forward pass."""
+        return build_batch(self.encoder, groups, packed=self.packed, max_tokens=self.max_tokens)
+
+
+class SFTTrainer(Trainer):
+    """A Trainer whose loss is the mean cross-entropy over the supervised tokens of a whole optimiser step."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,  # noqa: FBT001, FBT002
+                     num_items_in_batch: torch.Tensor | int | None = None) -> Any:
+        """Return the loss of one forward pass, in nats a token of the optimiser step."""
+        if return_outputs:
+            raise NotImplementedError("the validation loss is computed by evaluate()")
+        total, tokens = sum_answer_loss(model, to_device(inputs, model))
+        if num_items_in_batch is None:
+            return total / tokens
+        return total / num_items_in_batch * self.accelerator.num_processes
+
+    @torch.no_grad()
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ARG002
+        """Return {"eval_loss"}: the mean over all supervised tokens of the validation questions, in nats."""
+        self.model.eval()
+        total, tokens = 0.0, 0
+        for batch in self._validation_batches():
+            loss, count = sum_answer_loss(self.model, to_device(batch, self.model))
+            total, tokens = total + loss.item(), tokens + int(count)
+        self.model.train()
+        metrics = {"eval_loss": total / max(tokens, 1)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _validation_batches(self) -> DataLoader[Any]:
+        return DataLoader(self.eval_dataset, batch_size=self.args.per_device_eval_batch_size,
+                          collate_fn=self.data_collator)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What one training run feeds on and writes to."""
+
+    model: Any
+    encoder: SampleEncoder
+    train_samples: Sequence[VQASample]
+    validation_samples: Sequence[VQASample]
+    packed: bool
+    settings: TrainSettings
+    seed: int
+    directory: Path
+
+
+def build_trainer(plan: TrainingPlan, events: JsonlWriter, progress: Progress) -> tuple[SFTTrainer, GracefulStop]:
+    """Return a trainer ready to train, and the callback that knows whether it was stopped."""
+    max_questions = plan.settings.pack_questions if plan.packed else 1
+    stop = GracefulStop(progress)
+    train_groups = group_by_image(plan.train_samples, max_questions)
+    trainer = SFTTrainer(
+        model=plan.model,
+        args=_training_arguments(plan, len(train_groups)),
+        data_collator=Collator(plan.encoder, plan.packed, plan.settings.pack_tokens),
+        train_dataset=SampleGroups(train_groups),
+        eval_dataset=SampleGroups(group_by_image(plan.validation_samples, max_questions)),
+        callbacks=[EventLog(events), ProgressDisplay(progress), stop],
+    )
+    _remove_default_printers(trainer)
+    return trainer, stop
+
+
+def count_steps(settings: TrainSettings, num_groups: int) -> int:
+    """Return the optimiser steps of a whole training on `num_groups` rows."""
+    if settings.max_steps:
+        return settings.max_steps
+    batches = -(-num_groups // settings.batch_size)
+    per_epoch = -(-batches // settings.gradient_accumulation)
+    return max(1, round(per_epoch * settings.epochs))
+
+
+def _training_arguments(plan: TrainingPlan, num_groups: int) -> TrainingArguments:
+    settings = plan.settings
+    parameter = next(plan.model.parameters())
+    steps = count_steps(settings, num_groups)
+    evaluates = bool(settings.eval_fraction and plan.validation_samples)
+    return TrainingArguments(
+        output_dir=str(plan.directory),
+        max_steps=steps,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        warmup_steps=round(settings.warmup * steps),
+        lr_scheduler_type=settings.scheduler,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=min(settings.log_steps, steps),
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=_interval(settings.eval_fraction, steps),
+        save_strategy="steps" if settings.save_fraction else "no",
+        save_steps=_interval(settings.save_fraction, steps),
+        save_total_limit=settings.save_total_limit,
+        dataloader_num_workers=settings.workers,
+        dataloader_pin_memory=parameter.is_cuda,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        use_cpu=parameter.device.type == "cpu",
+        bf16=False,
+        report_to="none",
+        disable_tqdm=True,
+        seed=plan.seed,
+        data_seed=plan.seed,
+    )
+
+
+def _interval(fraction: float, steps: int) -> int:
+    return max(1, round(fraction * steps)) if fraction else steps
+
+
+def _remove_default_printers(trainer: Trainer) -> None:
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
