@@ -1,0 +1,170 @@
+"""Answers by a transformers model in this process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medvqa_cli.inference.protocol import Decoding, Generation
+from medvqa_cli.inference.shared_prefix import (
+    Path,
+    PrefixTree,
+    choose_greedily,
+    decode_branches,
+    draw_counts,
+)
+from medvqa_cli.models.batches import join_images, to_device
+from medvqa_cli.models.packing import find_common_prefix
+from medvqa_cli.records import AnswerSample
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from medvqa_cli.models.encoding import SampleEncoder
+    from medvqa_cli.models.protocol import LoadedModel
+    from medvqa_cli.records import VQASample
+
+MAX_BRANCHES = 1024
+
+
+class TransformersEngine:
+    """Runs a loaded model.
+
+    Args:
+        loaded: The model.
+        encoder: Turns samples into its inputs.
+        shared_prefix: Whether to encode an image once for all its questions; the family must pack.
+        batch_size: Rows per forward pass without a shared prefix.
+    """
+
+    def __init__(self, loaded: LoadedModel, encoder: SampleEncoder, *, shared_prefix: bool, batch_size: int = 8) -> None:
+        self.loaded = loaded
+        self.encoder = encoder
+        self.shared_prefix = shared_prefix
+        self.batch_size = batch_size
+        self.end_ids = find_end_ids(loaded)
+
+    def generate(self, samples: Sequence[VQASample], decoding: Decoding) -> list[Generation]:
+        """Return one answer for each sample. All samples share their images."""
+        paths = self._decode(samples, 1, decoding)
+        return [Generation(self._text(path.tokens), path.logprob, len(path.tokens)) for path in paths]
+
+    def sample(self, samples: Sequence[VQASample], count: int, decoding: Decoding) -> list[tuple[AnswerSample, ...]]:
+        """Draw `count` answers for each sample: the distinct ones with their counts, the most frequent first."""
+        answers: list[dict[str, AnswerSample]] = [{} for _ in samples]
+        for path in self._decode(samples, count, decoding):
+            found, text = answers[path.question], self._text(path.tokens)
+            found[text] = _merge(found.get(text), text, path)
+        return [tuple(sorted(found.values(), key=lambda answer: (-answer.count, answer.text))) for found in answers]
+
+    @torch.inference_mode()
+    def score_candidates(self, samples: Sequence[VQASample],
+                         candidates: Sequence[Sequence[str]]) -> list[Mapping[str, float]]:
+        """Return each candidate's log-probability (nats, end token included) as the answer to each sample."""
+        encode = self.loaded.family.encode_answer
+        branches = [(number, encode(self.loaded.processor, text))
+                    for number, offered in enumerate(candidates) for text in offered]
+        prompts = self._prompts(samples)
+        tree, shared = self._plant(samples, prompts)
+        scores = iter(tree.score(tree.ask([prompt[shared:] for prompt in prompts]), branches))
+        return [{text: next(scores) for text in offered} for offered in candidates]
+
+    def _decode(self, samples: Sequence[VQASample], count: int, decoding: Decoding) -> list[Path]:
+        if self.shared_prefix:
+            return self._decode_as_tree(samples, count, decoding)
+        return [path for start in range(0, len(samples), self.batch_size)
+                for path in self._decode_as_batch(samples[start: start + self.batch_size], start, count, decoding)]
+
+    def _prompts(self, samples: Sequence[VQASample]) -> list[tuple[int, ...]]:
+        images = self.encoder.encode_images(samples[0])
+        return [self.encoder.encode_text(sample, images).prompt for sample in samples]
+
+    def _plant(self, samples: Sequence[VQASample], prompts: Sequence[tuple[int, ...]]) -> tuple[PrefixTree, int]:
+        shared = find_common_prefix(prompts)
+        tensors = to_device(dict(self.encoder.encode_images(samples[0]).tensors), self.loaded.model)
+        return PrefixTree(self.loaded.model, prompts[0][:shared], tensors), shared
+
+    @torch.inference_mode()
+    def _decode_as_tree(self, samples: Sequence[VQASample], count: int, decoding: Decoding) -> list[Path]:
+        prompts = self._prompts(samples)
+        tree, shared = self._plant(samples, prompts)
+        choose = choose_greedily
+        if decoding.temperature > 0:
+            choose = draw_counts(decoding.temperature, torch.Generator().manual_seed(decoding.seed))
+        wave = max(1, MAX_BRANCHES // count)
+        paths: list[Path] = []
+        for start in range(0, len(samples), wave):
+            questions = [prompt[shared:] for prompt in prompts[start: start + wave]]
+            found = decode_branches(tree, questions, count, choose, max_new_tokens=decoding.max_new_tokens,
+                                    end_ids=self.end_ids)
+            paths.extend(Path(path.question + start, path.tokens, path.count, path.logprob) for path in found)
+        return sorted(paths, key=lambda path: path.question)
+
+    @torch.inference_mode()
+    def _decode_as_batch(self, samples: Sequence[VQASample], start: int, count: int, decoding: Decoding) -> list[Path]:
+        """Decode rows padded on the left with the model's own generate, each repeated `count` times."""
+        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        images = [self.encoder.encode_images(sample) for sample in samples]
+        prompts = [self.encoder.encode_text(sample, inputs).prompt for sample, inputs in zip(samples, images, strict=True)]
+        width = max(map(len, prompts))
+        padding = tokenizer.pad_token_id or 0
+        batch = to_device({"input_ids": torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts]),
+                           "attention_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
+                           **join_images(images)}, model)
+        with torch.random.fork_rng():
+            torch.manual_seed(decoding.seed + start)
+            output = model.generate(**batch, generation_config=self._configure(count, decoding, padding))
+        rows = self._cut_at_end(output, width)
+        return _merge_rows(rows, start, count)
+
+    def _configure(self, count: int, decoding: Decoding, padding: int) -> Any:
+        from transformers import GenerationConfig
+
+        sampled = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
+        return GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens, num_return_sequences=count, eos_token_id=sorted(self.end_ids),
+            pad_token_id=padding, return_dict_in_generate=True, output_logits=True,
+            **(sampled if decoding.temperature > 0 else {"do_sample": False}))
+
+    def _cut_at_end(self, output: Any, width: int) -> list[tuple[tuple[int, ...], float]]:
+        """Return each row's answer tokens, end token included, and their log-probability."""
+        logprobs = torch.stack(output.logits, dim=1).float().log_softmax(-1).cpu()
+        rows = []
+        for row, tokens in enumerate(output.sequences[:, width:].tolist()):
+            length = next((n + 1 for n, token in enumerate(tokens) if token in self.end_ids), len(tokens))
+            kept = tokens[:length]
+            rows.append((tuple(kept), sum(float(logprobs[row, n, token]) for n, token in enumerate(kept))))
+        return rows
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        text: str = self.loaded.tokenizer.decode([token for token in tokens if token not in self.end_ids],
+                                                 skip_special_tokens=True)
+        return text.strip()
+
+
+def find_end_ids(loaded: LoadedModel) -> frozenset[int]:
+    """Return the tokens that end an answer: the family's, and those of the checkpoint's generation settings."""
+    own = loaded.model.generation_config.eos_token_id
+    listed = own if isinstance(own, list) else [own] if own is not None else []
+    return frozenset([*listed, loaded.family.encode_answer(loaded.processor, "yes")[-1]])
+
+
+def _merge(known: AnswerSample | None, text: str, path: Path) -> AnswerSample:
+    """Add a path to the answer of the same text; different tokens can spell one text, their probabilities add up."""
+    if known is None or known.logprob is None:
+        return AnswerSample(text, path.count, path.logprob)
+    both = torch.logaddexp(torch.tensor(known.logprob), torch.tensor(path.logprob)).item()
+    return AnswerSample(text, known.count + path.count, both)
+
+
+def _merge_rows(rows: Sequence[tuple[tuple[int, ...], float]], start: int, count: int) -> list[Path]:
+    merged: Counter[tuple[int, tuple[int, ...]]] = Counter()
+    logprobs = {}
+    for number, (tokens, logprob) in enumerate(rows):
+        key = (start + number // count, tokens)
+        merged[key] += 1
+        logprobs[key] = logprob
+    return [Path(question, tokens, number, logprobs[question, tokens])
+            for (question, tokens), number in merged.items()]
