@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from medvqa_cli.errors import SettingsError
 from medvqa_cli.settings.section import Section
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
@@ -29,11 +31,11 @@ class PathSettings(Section):
 class AliasSettings(Section):
     """Names of your own for models and data sets."""
 
-    models: dict[str, str] = {}
+    models: dict[str, str] = Field(default={})
     """Model name -> local path or hub id, such as llava-med = "/models/llava-med-hf"."""
-    datasets: dict[str, str] = {}
+    datasets: dict[str, str] = Field(default={})
     """Data set name -> name of a registered data set."""
-    roots: dict[str, Path] = {}
+    roots: dict[str, Path] = Field(default={})
     """Data set name -> folder of its original files."""
 
 
@@ -62,7 +64,7 @@ class DataSettings(Section):
     """What to do with a question whose image is missing or unreadable: stop, or leave it out and count it."""
     max_pixels: PositiveInt = 64_000_000
     """Refuse images with more pixels than this."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     """The data set's own options (`medvqa data list NAME`)."""
 
 
@@ -90,7 +92,7 @@ class ModelSettings(Section):
     """Attention implementation; auto is SDPA, which packing and sample trees need."""
     revision: str | None = None
     """Revision of a hub checkpoint."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     """The family's own options (`medvqa models info NAME`)."""
 
 
@@ -231,31 +233,38 @@ class Settings(Section):
         return self
 
 
-def make_settings(tree: Mapping[str, Any] | None = None) -> Settings:
+def make_settings(tree: Mapping[str, Any] | None = None, origins: Mapping[str, str] | None = None) -> Settings:
     """Validate nested plain values, such as {"data": {"dataset": "slake"}}, into settings.
 
+    Args:
+        tree: The values.
+        origins: Dotted key -> where its value stands, for errors.
+
     Raises:
-        SettingsError: Naming every wrong key, its value and what is allowed.
+        SettingsError: Naming every wrong key, its value, what is allowed, and where it stands if known.
     """
     try:
         return Settings.model_validate_json(json.dumps(tree or {}, default=str))
     except ValidationError as error:
-        raise SettingsError("\n".join(describe_errors(error)), "See `medvqa config schema` for every key.") from error
+        raise SettingsError("\n".join(describe_errors(error, origins=origins)),
+                            "See `medvqa config schema` for every key.") from error
 
 
-def describe_errors(error: ValidationError, prefix: str = "") -> list[str]:
-    """Return one sentence for each fault: key, value and what is allowed."""
-    return [_describe(fault, prefix) for fault in error.errors(include_url=False)]
+def describe_errors(error: ValidationError, prefix: str = "", origins: Mapping[str, str] | None = None) -> list[str]:
+    """Return one sentence for each fault: where it stands if known, key, value and what is allowed."""
+    return [_describe(fault, prefix, origins or {}) for fault in error.errors(include_url=False)]
 
 
-def _describe(fault: Any, prefix: str) -> str:
+def _describe(fault: Any, prefix: str, origins: Mapping[str, str]) -> str:
     key = prefix + ".".join(str(part) for part in fault["loc"])
+    origin = next((where for known, where in origins.items() if f"{key}.".startswith(f"{known}.")), "")
+    start = f"{origin}: s" if origin else "S"
     if fault["type"] == "extra_forbidden":
         return f"Unknown setting '{key}'."
     message = fault["msg"].removeprefix("Value error, ")
     if not key:
         return f"Settings contradict each other: {message}."
-    return f"Setting '{key}' is {json.dumps(fault['input'], default=str)}: {message[0].lower()}{message[1:]}."
+    return f"{start}etting '{key}' is {json.dumps(fault['input'], default=str)}: {message[0].lower()}{message[1:]}."
 
 
 def to_tree(settings: Section) -> dict[str, Any]:
