@@ -87,3 +87,16 @@ def to_device(batch: dict[str, Any], model: Any) -> dict[str, Any]:
     parameter = next(model.parameters())
     return {name: value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
             for name, value in batch.items()}
+
+
+@torch.no_grad()
+def compare_packed_loss(model: Any, encoder: SampleEncoder, group: Sequence[VQASample]) -> tuple[float, float]:
+    """Return the mean answer loss of samples of one image as plain rows and as a packed row, in nats a token."""
+    was_training = model.training
+    model.eval()
+    losses = []
+    for packed in (False, True):
+        total, tokens = sum_answer_loss(model, to_device(build_batch(encoder, [group], packed=packed), model))
+        losses.append((total / tokens).item())
+    model.train(was_training)
+    return losses[0], losses[1]

@@ -1,0 +1,51 @@
+"""Resumable training states on disk."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from medvqa_cli.progress import Progress
+
+
+def find_last_checkpoint(directory: Path, progress: Progress) -> Path | None:
+    """Return the newest whole checkpoint; damaged ones are skipped with a message."""
+    if not directory.is_dir():
+        return None
+    found = sorted((path for path in directory.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()),
+                   key=lambda path: int(path.name.split("-")[-1]), reverse=True)
+    for path in found:
+        if is_whole(path):
+            progress.say(f"Resuming from {path.name}")
+            return path
+        progress.warn(f"Skipping {path.name}: it is damaged or was not written to the end.")
+    return None
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Return whether weights, optimiser, schedule, random state and trainer state are all there and readable.
+
+    The trainer state is written last: where it parses, the files before it were written.
+    """
+    needed = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
+    weights = list(checkpoint.glob("*.safetensors"))
+    if not weights or not all((checkpoint / name).is_file() for name in needed) or not list(checkpoint.glob("rng_state*")):
+        return False
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return all(_opens(path) for path in weights)
+    except ValueError:
+        return False
+
+
+def _opens(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return bool(list(tensors.keys()))
+    except (SafetensorError, OSError):
+        return False

@@ -1,0 +1,84 @@
+"""`medvqa eval calibration`: sampled answers to confidence, and confidence against truth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.errors import DataError
+from medvqa_cli.progress import SILENT, Progress
+from medvqa_cli.records import JsonlWriter, Prediction, VQASample
+from medvqa_cli.scoring.answers import parse_yes_no
+from medvqa_cli.workflows.data import load_samples, open_data
+from medvqa_cli.workflows.evaluate import evaluate_samples
+from medvqa_cli.workflows.infer import build_engine, group_samples, leave_out_done, open_model, prepare_rows
+from medvqa_cli.workflows.models import describe_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from medvqa_cli.inference.transformers_engine import TransformersEngine
+    from medvqa_cli.runs import Run
+    from medvqa_cli.settings.schema import Settings
+
+
+def evaluate_calibration(settings: Settings, *, run: str | None = None, split: str | None = None,
+                         overwrite: bool = False, progress: Progress = SILENT) -> tuple[Run, dict[str, Any]]:
+    """Draw answers to the yes/no questions of a split and measure how far confidence can be trusted.
+
+    Writes `samples.jsonl` (resumable) and `calibration/` in the run; the run is found as `infer_split` finds it.
+
+    Returns:
+        The run and the metrics block.
+
+    Raises:
+        DataError: If the split holds no closed question whose gold answer is yes or no.
+        MedVQAError: On bad settings, data or model.
+    """
+    split = split or settings.data.test_split
+    samples = select_yes_no(load_samples(settings, split, progress=progress), split)
+    target, loaded = open_model(settings, run, progress)
+    options = settings.calibration
+    prepared = open_data(settings, SILENT)
+    meta = {"dataset": prepared.name, "split": split, "fingerprint": prepared.fingerprint,
+            "language": settings.data.language, "limit": settings.data.limit, "model": describe_model(loaded),
+            "samples": options.samples, "decoding": {"temperature": options.temperature,
+                                                     "max_new_tokens": options.max_new_tokens},
+            "instruction": settings.prompt.instruction, "blank_images": settings.infer.blank_images,
+            "seed": settings.seed, "expected": len(samples)}
+    path = prepare_rows(target, "samples", meta, overwrite=overwrite)
+    rest = leave_out_done(samples, path)
+    progress.say(f"{len(samples)} yes/no questions, {options.samples} answers each"
+                 + (f", {len(samples) - len(rest)} done before" if len(rest) < len(samples) else ""))
+    with JsonlWriter(path) as writer:
+        for prediction in draw_samples(build_engine(loaded, settings), rest, settings, progress):
+            writer.write(prediction)
+    return target, evaluate_samples(target, settings, progress=progress)
+
+
+def select_yes_no(samples: Sequence[VQASample], split: str) -> list[VQASample]:
+    """Return the closed questions whose gold answer is yes or no.
+
+    Raises:
+        DataError: If there is none.
+    """
+    found = [sample for sample in samples if sample.answer_type == "closed" and parse_yes_no(sample.answer)]
+    if not found:
+        raise DataError(f"Split '{split}' holds no closed question with a yes/no answer.",
+                        "Calibration is measured on yes/no questions: choose another split or --question-type.")
+    return found
+
+
+def draw_samples(engine: TransformersEngine, samples: Sequence[VQASample], settings: Settings,
+                 progress: Progress) -> Iterator[Prediction]:
+    """Yield one prediction for each sample: the most frequent answer, and all answers with their counts."""
+    from medvqa_cli.inference.protocol import Decoding
+    from medvqa_cli.inference.seeds import seed_for
+
+    options = settings.calibration
+    progress.start("Sampling", len(samples), "question")
+    for group in group_samples(samples):
+        decoding = Decoding(options.max_new_tokens, options.temperature, seed_for(settings.seed, group[0].images))
+        for sample, answers in zip(group, engine.sample(group, options.samples, decoding), strict=True):
+            yield Prediction(sample=sample, answer=answers[0].text, samples=answers)
+        progress.advance(len(group))
+    progress.finish()

@@ -1,0 +1,197 @@
+"""`medvqa infer`: a model and questions to prediction rows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.errors import DataError, RunError
+from medvqa_cli.progress import SILENT, Progress
+from medvqa_cli.records import JsonlWriter, Prediction, VQASample, read_jsonl, write_json
+from medvqa_cli.runs import Run, create_run, latest_run, now, open_run
+from medvqa_cli.settings.schema import Settings, to_tree
+from medvqa_cli.workflows.data import load_samples, open_data
+from medvqa_cli.workflows.models import build_encoder, choose_model, describe_model, load_choice, open_run_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from medvqa_cli.inference.transformers_engine import TransformersEngine
+    from medvqa_cli.models.protocol import LoadedModel
+
+
+def infer_split(settings: Settings, *, run: str | None = None, split: str | None = None, tag: str = "",
+                overwrite: bool = False, progress: Progress = SILENT) -> Run:
+    """Answer a split and append the answers to `predictions.jsonl` (`predictions-TAG.jsonl`) of a run.
+
+    Questions answered before are not asked again, so a killed run resumes. Without `run`, the model of
+    `settings.model` answers in a run of its own; without either, the latest trained run does.
+
+    Raises:
+        RunError: If the file holds answers made in another way (other model, split, decoding...).
+        MedVQAError: On bad settings, data or model.
+    """
+    split = split or settings.data.test_split
+    load_samples(settings, split, progress=progress)  # a fault in the data is found before a large model is loaded
+    target, loaded = open_model(settings, run, progress)
+    answer_split(settings, target, loaded, split=split, tag=tag or _default_tag(settings, split), overwrite=overwrite,
+                 progress=progress)
+    return target
+
+
+def answer_split(settings: Settings, target: Run, loaded: LoadedModel, *, split: str, tag: str = "",
+                 overwrite: bool = False, progress: Progress = SILENT) -> None:
+    """Answer the questions of a split that have no answer yet, with a loaded model.
+
+    Raises:
+        RunError: If the file holds answers made in another way (other model, split, decoding...).
+    """
+    samples = load_samples(settings, split, progress=progress)
+    meta = _describe_job(settings, split, loaded) | {"expected": len(samples)}
+    path = prepare_rows(target, "predictions" + (f"-{tag}" if tag else ""), meta, overwrite=overwrite)
+    rest = leave_out_done(samples, path)
+    progress.say(f"{len(samples)} questions of {settings.data.dataset}/{split}"
+                 + (f", {len(samples) - len(rest)} answered before" if len(rest) < len(samples) else ""))
+    with JsonlWriter(path) as writer:
+        for prediction in answer_samples(build_engine(loaded, settings), rest, settings, progress):
+            writer.write(prediction)
+
+
+def infer_image(settings: Settings, image: Path, questions: Sequence[str], *, run: str | None = None,
+                progress: Progress = SILENT) -> list[Prediction]:
+    """Answer questions about one picture.
+
+    Raises:
+        DataError: If the picture cannot be read, or no question is given.
+        MedVQAError: On a bad model.
+    """
+    if not questions:
+        raise DataError("There is no question about the image.", 'Ask with --question "Is there a lesion?".')
+    from medvqa_cli.data.images import read_image
+
+    read_image(image, max_pixels=settings.data.max_pixels)
+    samples = [VQASample(dataset="image", split="image", question_id=str(number), image_id=image.name,
+                         question=question, answer="", answer_type="open", images=(str(image.resolve()),))
+               for number, question in enumerate(questions)]
+    loaded = open_model(settings, run, progress, create=False)[1]
+    return list(answer_samples(build_engine(loaded, settings), samples, settings, SILENT))
+
+
+def open_model(settings: Settings, run: str | None, progress: Progress, *,
+               create: bool = True) -> tuple[Run, LoadedModel]:
+    """Return a run to write to and its model: the named run's, else the named model in a run of its own, else the
+    latest trained run's.
+
+    Raises:
+        RunError: If the run is unknown, or nothing is named and there is no trained run.
+        ModelError: If the model cannot be had.
+    """
+    runs = settings.paths.runs
+    if run is None and settings.model.name:
+        loaded = load_choice(choose_model(settings), settings, progress)
+        if not create:
+            return Run(runs), loaded
+        target = _reuse_or_create(settings, loaded)
+        return target, loaded
+    target = open_run(runs, run) if run else latest_run(runs)
+    if run is None:
+        progress.say(f"No model named: taking the latest run, '{target.name}'.")
+    return target, open_run_model(target, settings, progress)
+
+
+def build_engine(loaded: LoadedModel, settings: Settings) -> TransformersEngine:
+    """Return the engine that answers: one prefill for an image where the family allows it."""
+    from medvqa_cli.inference.transformers_engine import TransformersEngine
+
+    packs = loaded.family.capabilities.packs and settings.model.attention != "flash"
+    return TransformersEngine(loaded, build_encoder(loaded, settings),
+                              shared_prefix=packs and settings.infer.shared_prefix != "off",
+                              batch_size=settings.infer.batch_size)
+
+
+def answer_samples(engine: TransformersEngine, samples: Sequence[VQASample], settings: Settings,
+                   progress: Progress) -> Iterator[Prediction]:
+    """Yield one prediction for each sample, the questions of an image together."""
+    from medvqa_cli.inference.protocol import Decoding
+    from medvqa_cli.inference.seeds import seed_for
+
+    progress.start("Answering", len(samples), "question")
+    for group in group_samples(samples):
+        decoding = Decoding(settings.infer.max_new_tokens, settings.infer.temperature,
+                            seed_for(settings.seed, group[0].images))
+        for sample, answer in zip(group, engine.generate(group, decoding), strict=True):
+            yield Prediction(sample=sample, answer=answer.text, logprob=answer.logprob, num_tokens=answer.num_tokens)
+        progress.advance(len(group))
+    progress.finish()
+
+
+def group_samples(samples: Sequence[VQASample]) -> list[list[VQASample]]:
+    """Return samples grouped by their images, in order of appearance."""
+    groups: dict[tuple[str, ...], list[VQASample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.images, []).append(sample)
+    return list(groups.values())
+
+
+def prepare_rows(run: Run, name: str, meta: dict[str, Any], *, overwrite: bool) -> Path:
+    """Return the path of a row file whose side file says how its rows were made; the two must agree.
+
+    Raises:
+        RunError: If rows made in another way are there and `overwrite` is not set.
+    """
+    path, side = run.path / f"{name}.jsonl", run.path / f"{name}.meta.json"
+    if overwrite:
+        path.unlink(missing_ok=True)
+    if side.exists() and path.exists():
+        _check_same_job(run.read_json(side.name), meta, path)
+    write_json(side, meta | {"created": now()})
+    return path
+
+
+def leave_out_done(samples: Sequence[VQASample], path: Path) -> list[VQASample]:
+    """Return the samples that have no row in a row file yet."""
+    done = {row["sample"]["question_id"] for row in read_jsonl(path)} if path.exists() else set()
+    return [sample for sample in samples if sample.question_id not in done]
+
+
+def _check_same_job(known: dict[str, Any], meta: dict[str, Any], path: Path) -> None:
+    for key, wanted in meta.items():
+        if key not in ("expected", "created") and json.dumps(known.get(key), default=str) != json.dumps(wanted, default=str):
+            raise RunError(f"'{path}' holds rows made with another {key}: {known.get(key)!r}, now {wanted!r}.",
+                           "Use --tag NAME to keep both, or --overwrite to make the rows anew.")
+
+
+def _default_tag(settings: Settings, split: str) -> str:
+    parts = ["blank"] if settings.infer.blank_images else []
+    if split != settings.data.test_split:
+        parts.append(split)
+    return "-".join(parts)
+
+
+def _describe_job(settings: Settings, split: str, loaded: LoadedModel) -> dict[str, Any]:
+    prepared = open_data(settings, SILENT)
+    return {"dataset": prepared.name, "split": split, "fingerprint": prepared.fingerprint,
+            "language": settings.data.language, "question_type": settings.data.question_type,
+            "limit": settings.data.limit, "model": describe_model(loaded),
+            "decoding": {"max_new_tokens": settings.infer.max_new_tokens, "temperature": settings.infer.temperature},
+            "instruction": settings.prompt.instruction, "blank_images": settings.infer.blank_images,
+            "seed": settings.seed}
+
+
+def _reuse_or_create(settings: Settings, loaded: LoadedModel) -> Run:
+    """Return the run in which this model answered before, or a new one."""
+    name = f"infer-{_slug(loaded.adapter or loaded.checkpoint)}"
+    with contextlib.suppress(RunError):
+        known = open_run(settings.paths.runs, name)
+        if known.read_json("manifest.json").get("model") == describe_model(loaded):
+            return known
+    run = create_run(settings.paths.runs, name)
+    write_json(run.settings, to_tree(settings))
+    run.update_manifest(model=describe_model(loaded))
+    return run
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in text.lower()).strip("-._")[-60:].strip("-._")

@@ -1,0 +1,218 @@
+"""`medvqa train sft`: data and a model to a run with trained weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.errors import DataError, RunError, SettingsError
+from medvqa_cli.progress import SILENT, Progress
+from medvqa_cli.records import JsonlWriter, write_json
+from medvqa_cli.runs import Run, create_run, now, open_run
+from medvqa_cli.settings.schema import Settings, make_settings, to_tree
+from medvqa_cli.workflows.data import load_samples, open_data
+from medvqa_cli.workflows.models import (
+    ModelChoice,
+    build_encoder,
+    build_scratch,
+    choose_model,
+    describe_model,
+    load_choice,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medvqa_cli.models.encoding import SampleEncoder
+    from medvqa_cli.models.protocol import LoadedModel
+    from medvqa_cli.records import VQASample
+    from medvqa_cli.training.sft import SFTTrainer
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Samples to learn from and to watch."""
+
+    train: list[VQASample]
+    validation: list[VQASample]
+
+
+def train_sft(settings: Settings, *, name: str | None = None, resume: str | None = None,
+              init_from: str | None = None, dry_run: bool = False, progress: Progress = SILENT) -> Run:
+    """Fine-tune a model by supervised learning and return its run.
+
+    Args:
+        settings: What to train on what. With `resume` the run's own settings are used instead.
+        name: Name of the run's folder; made from data set and model when not given.
+        resume: A run to continue from its last checkpoint.
+        init_from: A finished run whose weights to start from.
+        dry_run: Check everything that can be checked without loading a model; write nothing.
+        progress: Where to report.
+
+    Raises:
+        MedVQAError: On bad settings, data or model.
+        KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
+    """
+    if resume:
+        return _resume_run(open_run(settings.paths.runs, resume), settings, progress)
+    source = open_run(settings.paths.runs, init_from) if init_from else None
+    if source and source.weights is None:
+        raise RunError(f"Run '{source.name}' has no trained weights to start from.", "Name a finished run.")
+    data = load_training_data(settings, progress)
+    if source is None and not settings.model.scratch:
+        choose_model(settings)
+    if dry_run:
+        return Run(settings.paths.runs / (name or _name_run(settings)))
+    run = create_run(settings.paths.runs, name or _name_run(settings))
+    progress.say(f"Run: {run.path}")
+    write_json(run.settings, to_tree(settings))
+    run.update_manifest(data=_describe_data(settings, data))
+    try:
+        choice = _start_from(source) if source else _prepare_choice(settings, data.train, run)
+        loaded = load_choice(choice, settings, progress, trainable=True)
+    except BaseException:
+        shutil.rmtree(run.path)  # nothing has been trained: an empty run would only be in the way
+        raise
+    run.update_manifest(model=describe_model(loaded), init_from=source.name if source else None)
+    return _train(run, settings, data, loaded, progress)
+
+
+def load_training_data(settings: Settings, progress: Progress) -> TrainingData:
+    """Return the training samples, and the validation samples if the data set has such a split."""
+    train = load_samples(settings, settings.data.train_split, progress=progress)
+    if not settings.train.eval_fraction:
+        return TrainingData(train, [])
+    splits = open_data(settings, progress).counts
+    if settings.data.validation_split not in splits:
+        progress.say(f"The data set has no split '{settings.data.validation_split}': no validation loss.")
+        return TrainingData(train, [])
+    validation = load_samples(settings, settings.data.validation_split, progress=progress)
+    return TrainingData(train, validation[: settings.train.eval_questions])
+
+
+def _resume_run(run: Run, settings: Settings, progress: Progress) -> Run:
+    stored = make_settings({**run.read_json("settings.json"), "paths": to_tree(settings.paths)})
+    if run.weights:
+        progress.say(f"Run '{run.name}' is finished; there is nothing to resume.")
+        return run
+    manifest = run.read_json("manifest.json")
+    if "model" not in manifest:
+        raise RunError(f"Run '{run.name}' stopped before its model was loaded.", "Start it again without --resume.")
+    data = load_training_data(stored, progress)
+    found, wanted = _describe_data(stored, data), manifest["data"]
+    if found["fingerprint"] != wanted["fingerprint"]:
+        raise DataError(f"The data of run '{run.name}' have changed since it began (fingerprint "
+                        f"{wanted['fingerprint']} then, {found['fingerprint']} now).", "Start a new run.")
+    source = open_run(stored.paths.runs, manifest["init_from"]) if manifest.get("init_from") else None
+    choice = _start_from(source) if source else ModelChoice(manifest["model"]["checkpoint"], manifest["model"]["family"])
+    return _train(run, stored, data, load_choice(choice, stored, progress, trainable=True), progress)
+
+
+def _start_from(source: Run) -> ModelChoice:
+    model = source.read_json("manifest.json")["model"]
+    weights = source.weights
+    if weights is not None and weights.name == "adapter":
+        return ModelChoice(model["checkpoint"], model["family"], str(weights))
+    return ModelChoice(str(weights), model["family"])
+
+
+def _prepare_choice(settings: Settings, samples: Sequence[VQASample], run: Run) -> ModelChoice:
+    if settings.model.scratch:
+        return build_scratch(settings, samples, run.path / "initial")
+    return choose_model(settings)
+
+
+def _train(run: Run, settings: Settings, data: TrainingData, loaded: LoadedModel, progress: Progress) -> Run:
+    from medvqa_cli.models.adapters import count_parameters
+    from medvqa_cli.training.checkpoints import find_last_checkpoint
+    from medvqa_cli.training.sft import TrainingPlan, build_trainer
+
+    model = _adapt(loaded, settings)
+    parts = count_parameters(model, loaded.family.layout)
+    encoder = build_encoder(loaded, settings, cache_mb=settings.train.image_cache_mb)
+    packed = decide_packing(settings, loaded, encoder, data.train, progress)
+    plan = TrainingPlan(model, encoder, data.train, data.validation, packed, settings.train, settings.seed,
+                        run.checkpoints)
+    checkpoint = find_last_checkpoint(run.checkpoints, progress)
+    with JsonlWriter(run.events) as events:
+        trainer, stop = build_trainer(plan, events, progress)
+        run.update_manifest(started=now(), packed=packed, parameters=parts)
+        start = time.perf_counter()
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            stop.release()
+    if stop.requested:
+        progress.warn(f"Stopped. Continue with: medvqa train sft --resume {run.name}")
+        raise KeyboardInterrupt
+    _save(run, trainer, loaded, is_adapter=hasattr(model, "peft_config"))
+    run.update_manifest(finished=now(), train_seconds=round(time.perf_counter() - start, 1),
+                        steps=trainer.state.global_step)
+    return run
+
+
+def _adapt(loaded: LoadedModel, settings: Settings) -> Any:
+    """Return the model with what is to be trained set free; an adapter to start from stays the adapter."""
+    from medvqa_cli.models.adapters import prepare_training
+
+    if loaded.adapter:
+        return loaded.model
+    lora = settings.train.tuning == "lora" or (settings.train.tuning == "auto" and not settings.model.scratch)
+    return prepare_training(loaded.model, loaded.family.layout, settings.train, lora=lora)
+
+
+def decide_packing(settings: Settings, loaded: LoadedModel, encoder: SampleEncoder, samples: Sequence[VQASample],
+                   progress: Progress) -> bool:
+    """Return whether to pack: as set, as the family allows, and only if a first batch gives the plain loss.
+
+    Raises:
+        SettingsError: If packing is `on` and the family does not allow it.
+    """
+    from medvqa_cli.models.batches import compare_packed_loss
+    from medvqa_cli.training.sft import group_by_image
+
+    if settings.train.packing == "off" or settings.model.attention == "flash":
+        return False
+    if not loaded.family.capabilities.packs:
+        if settings.train.packing == "on":
+            raise SettingsError(f"train.packing is 'on', but the family '{loaded.family_name}' cannot share an image "
+                                "between questions.", "Use packing 'auto' or 'off'.")
+        progress.say(f"The family '{loaded.family_name}' cannot share an image between questions: plain batches.")
+        return False
+    group = max(group_by_image(samples, 4), key=len)
+    plain, packed = compare_packed_loss(loaded.model, encoder, group)
+    tolerance = 1e-3 if settings.model.dtype in ("auto", "float32") else 3e-2
+    if abs(plain - packed) > tolerance * max(abs(plain), 1e-6):
+        progress.warn(f"Packing is off: on a first batch the packed loss {packed:.6f} differs from the plain loss "
+                      f"{plain:.6f}. Please report this model.")
+        return False
+    return True
+
+
+def _save(run: Run, trainer: SFTTrainer, loaded: LoadedModel, *, is_adapter: bool) -> None:
+    """Write the weights beside the processor in one step, so that a kill leaves no half model."""
+    target = run.path / ("adapter" if is_adapter else "model")
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    trainer.model.save_pretrained(part)
+    loaded.processor.save_pretrained(part)
+    part.rename(target)
+
+
+def _name_run(settings: Settings) -> str:
+    model = Path(str(settings.model.name or settings.model.family or "model")).name
+    text = f"{settings.data.dataset}-{model}".lower()
+    return "".join(character if character.isalnum() or character in "._-" else "-" for character in text).strip("-._")
+
+
+def _describe_data(settings: Settings, data: TrainingData) -> dict[str, Any]:
+    prepared = open_data(settings, SILENT)
+    images = {path for sample in data.train for path in sample.images}
+    return {"dataset": prepared.name, "fingerprint": prepared.fingerprint, "counts": prepared.counts,
+            "skipped": json.loads(json.dumps(prepared.skipped, default=str)),
+            "train_questions": len(data.train), "train_images": len(images),
+            "validation_questions": len(data.validation)}
