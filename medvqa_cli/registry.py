@@ -6,10 +6,12 @@ by path. Listing reads names only and imports no plugin.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -43,6 +45,7 @@ class Registry(Generic[T]):
         self.package = package
         self.required = tuple(required)
         self._loose: dict[str, T] = {}
+        self._files: dict[str, Path | None] = {}
         self._loaded: dict[str, T] = {}
 
     def names(self) -> list[str]:
@@ -71,18 +74,26 @@ class Registry(Generic[T]):
         entry = self.entry_points()[name]
         return entry.dist.name if entry.dist else "built-in"
 
-    def add(self, name: str, plugin: T) -> None:
-        """Add a plugin object under a name, as `--plugin file.py` does.
+    def summary(self, name: str) -> str:
+        """Return one line about a plugin without importing it: its file's first line, or its package's summary."""
+        if name in self._loose:
+            return f"from {self._files[name]}" if self._files[name] else "added by the program"
+        entry = self.entry_points()[name]
+        return entry.dist.metadata["Summary"] or "" if entry.dist else _read_summary(entry.module)
+
+    def add(self, name: str, plugin: T, file: Path | None = None) -> None:
+        """Add a plugin object under a name, as `--plugin file.py` does; the same file may be added again.
 
         Raises:
             PluginError: If the name is taken or the plugin lacks something.
         """
         name = normalize_name(name)
-        taken = self._loose.get(name)
-        if name in self.entry_points() or (taken is not None and type(taken).__name__ != type(plugin).__name__):
-            raise PluginError(f"The {self.kind} name '{name}' is taken.", "Rename the file.")
+        known = name in self._loose and file is not None and self._files[name] == file
+        if name in self.entry_points() or (name in self._loose and not known):
+            raise PluginError(f"The {self.kind} name '{name}' is taken"
+                              f"{f' by {self._files[name]}' if self._files.get(name) else ''}.", "Rename the file.")
         self._check(name, plugin)
-        self._loose[name] = plugin
+        self._loose[name], self._files[name] = plugin, file
 
     def get(self, name: str) -> T:
         """Return the plugin called `name` (`-` and `_` are equal), or whose card lists it as an alias.
@@ -109,9 +120,9 @@ class Registry(Generic[T]):
                           f"Known: {', '.join(names)}.")
 
     def aliases(self) -> dict[str, str]:
-        """Return alias -> plugin name over all plugins that load."""
-        return {normalize_name(alias): name
-                for name, plugin in self.loadable().items() for alias in cast("Any", plugin).card.aliases}
+        """Return alias -> plugin name over all plugins that load; of two with one alias the built-in one wins."""
+        plugins = sorted(self.loadable().items(), key=lambda item: self.origin(item[0]) == "built-in")
+        return {normalize_name(alias): name for name, plugin in plugins for alias in cast("Any", plugin).card.aliases}
 
     def loadable(self) -> dict[str, T]:
         """Return every plugin that loads; a broken one never hides the others."""
@@ -119,7 +130,7 @@ class Registry(Generic[T]):
         for name in self.names():
             try:
                 plugins[name] = self._load(name)
-            except PluginError:
+            except MedVQAError:
                 continue
         return plugins
 
@@ -127,7 +138,7 @@ class Registry(Generic[T]):
         """Return why a plugin does not load, or an empty string if it does."""
         try:
             self._load(name)
-        except PluginError as error:
+        except MedVQAError as error:
             return error.message
         return ""
 
@@ -155,9 +166,10 @@ class Registry(Generic[T]):
             return cast("T", entry.load())
         except MedVQAError:
             raise
-        except Exception as error:  # noqa: BLE001 - a plugin may fail in any way; the user must learn which one did
+        except (Exception, SystemExit) as error:  # a plugin may fail in any way
             raise PluginError(f"The {self.kind} plugin '{name}' ({entry.value}) cannot be loaded: "
-                              f"{type(error).__name__}: {error}", "Fix or uninstall the package it comes from.") from error
+                              f"{type(error).__name__}: {error}",
+                              "Fix or uninstall the package it comes from.") from error
 
     def _check(self, name: str, plugin: object) -> None:
         missing = self.missing_parts(plugin)
@@ -171,19 +183,31 @@ class Registry(Generic[T]):
         return f" Did you mean '{close[0]}'?" if close else ""
 
 
+def _read_summary(module: str) -> str:
+    """Return the first line of a module's docstring, read from its file."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return ""
+    docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0]
+
+
 def load_file(path: Path) -> Any:
     """Import a loose plugin file and return its PLUGIN.
 
     Raises:
         PluginError: If the file is missing, fails, or has no PLUGIN.
     """
-    spec = importlib.util.spec_from_file_location(f"medvqa_plugin_{path.stem}", path)
+    name = f"medvqa_plugin_{normalize_name(path.stem)}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise PluginError(f"The plugin file '{path}' does not exist or is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses and pickle look it up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001 - a plugin may fail in any way; the user must learn which one did
+    except MedVQAError:
+        raise
+    except (Exception, SystemExit) as error:  # a plugin may fail in any way
         raise PluginError(f"The plugin file '{path}' cannot be loaded: {type(error).__name__}: {error}") from error
     if not hasattr(module, "PLUGIN"):
         raise PluginError(f"The plugin file '{path}' has no PLUGIN.", "End it with: PLUGIN = MyDataset()")
@@ -199,7 +223,7 @@ def add_file(path: Path, registries: Mapping[str, Registry[Any]]) -> str:
     plugin = load_file(path)
     for key, registry in registries.items():
         if not registry.missing_parts(plugin):
-            registry.add(path.stem, plugin)
+            registry.add(path.stem, plugin, path.resolve())
             return key
     wants = "; ".join(f"a {registry.kind} needs {', '.join(registry.required)}" for registry in registries.values())
     raise PluginError(f"The plugin file '{path}' is neither a data set nor a model family: {wants}.")

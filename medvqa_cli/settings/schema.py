@@ -79,7 +79,7 @@ class ModelSettings(Section):
     """Which model is used."""
 
     name: str | None = None
-    """Alias, family, hub id or path of a checkpoint; the name of a run continues from it."""
+    """Alias, family, hub id or path of a checkpoint (`medvqa models list`)."""
     family: str | None = None
     """Model family; detected from the checkpoint when not given."""
     scratch: bool = False

@@ -6,7 +6,7 @@ PyYAML follows YAML 1.1, where `1e-4` is a string and `off` is false; both would
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -15,8 +15,6 @@ from medvqa_cli.errors import SettingsError
 
 class CoreLoader(yaml.SafeLoader):
     """Reads null, true, false, whole and decimal numbers; everything else is a string."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; refuse a key given twice."""
@@ -33,6 +31,7 @@ def _resolve(tag: str, pattern: str) -> None:
     CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), None)
 
 
+CoreLoader.yaml_implicit_resolvers = {}
 _resolve("null", r"~|null|Null|NULL|")
 _resolve("bool", r"true|True|TRUE|false|False|FALSE")
 _resolve("int", r"[-+]?[0-9]+")

@@ -1,0 +1,177 @@
+"""From a function of one argument to a Typer command: its options come from the table, its settings from all layers."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medvqa_cli.cli.groups import TextCommand
+from medvqa_cli.cli.options import GENERAL, Option
+from medvqa_cli.errors import SettingsError
+from medvqa_cli.settings.sources import Assignment, collect, find_path, find_plugin_files, parse_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from medvqa_cli.cli.terminal import Terminal
+    from medvqa_cli.progress import Progress
+    from medvqa_cli.settings.layers import Resolved
+    from medvqa_cli.settings.schema import Settings
+
+    Action = Callable[["Call"], None]
+
+
+class Call:
+    """One call of a command: what was typed, the settings it leads to, and the terminal to answer on."""
+
+    def __init__(self, terminal: Terminal, options: Sequence[Option], values: Mapping[str, Any]) -> None:
+        self.terminal = terminal
+        self._options = options
+        self._values = values
+        self._run_settings: Mapping[str, Any] | None = None
+        log_file = self.text("log_file")
+        terminal.configure(quiet=self.is_on("quiet"), verbose=self.is_on("verbose"), json_output=self.is_on("json"),
+                           log_file=Path(log_file) if log_file else None)
+        if gpu := self.text("gpu"):
+            from medvqa_cli.workflows.hardware import choose_gpu
+
+            choose_gpu(gpu)
+
+    def text(self, name: str) -> str | None:
+        """Return what was typed for an option, or None."""
+        value: str | None = self._values.get(name)
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        """Return everything typed for an option that may be given many times."""
+        return list(self._values.get(name) or ())
+
+    def is_on(self, name: str) -> bool:
+        """Return whether a switch was given."""
+        return bool(self._values.get(name))
+
+    def count(self, name: str, default: int) -> int:
+        """Return an option that is a whole number of at least 1.
+
+        Raises:
+            SettingsError: If it is none.
+        """
+        typed = self.text(name)
+        if typed is None:
+            return default
+        if not typed.isdecimal() or int(typed) < 1:
+            raise SettingsError(f"--{name} is '{typed}': it should be a whole number of at least 1.")
+        return int(typed)
+
+    @property
+    def progress(self) -> Progress:
+        """What the workflow reports to."""
+        return self.terminal.progress
+
+    @cached_property
+    def flags(self) -> list[Assignment]:
+        """The settings that were typed as options."""
+        return [Assignment(tuple(option.key.split(".")), value, option.flag, is_text=isinstance(value, str))
+                for option in self._options
+                if option.key and (value := self._values.get(option.name)) not in (None, False, [], ())]
+
+    @cached_property
+    def typed(self) -> list[Assignment]:
+        """The settings typed on this command line: by --set and by options."""
+        return [*map(parse_set, self.texts("set")), *self.flags]
+
+    @cached_property
+    def assignments(self) -> list[Assignment]:
+        """Every source's values, unchecked: enough for a listing."""
+        return collect(self.flags, config=self._config, sets=self.texts("set"))
+
+    @property
+    def runs(self) -> Path:
+        """The folder of runs, found without checking other settings."""
+        return find_path(self.assignments, "paths.runs", "runs")
+
+    @property
+    def _config(self) -> Path | None:
+        typed = self.text("config")
+        return Path(typed).expanduser() if typed else None
+
+    def load_plugins(self) -> None:
+        """Add the loose plugin files of all sources.
+
+        Raises:
+            PluginError: If one is missing or broken.
+        """
+        from medvqa_cli.plugins import add_files
+
+        add_files(find_plugin_files(self.assignments))
+
+    @cached_property
+    def resolved(self) -> Resolved:
+        """The checked settings and where each came from; loose plugins are loaded with them.
+
+        Raises:
+            SettingsError: If a source, key or value is wrong.
+            PluginError: If a loose plugin is broken.
+        """
+        from medvqa_cli.plugins import add_files
+        from medvqa_cli.settings.layers import resolve_settings
+
+        resolved = resolve_settings(self.flags, config=self._config, sets=self.texts("set"),
+                                    run_settings=self._run_settings)
+        self.terminal.error_folder = resolved.settings.paths.runs
+        add_files(resolved.settings.plugins)
+        return resolved
+
+    @property
+    def settings(self) -> Settings:
+        """The checked settings."""
+        return self.resolved.settings
+
+    def continue_run(self, settings: Mapping[str, Any]) -> None:
+        """Put a run's settings below what was typed; call it before `settings` is first read."""
+        self._run_settings = settings
+
+    def answer_json(self, document: Any) -> bool:
+        """Print a JSON document if `--json` was given; return whether it was."""
+        if self.terminal.json:
+            self.terminal.print_json(document)
+        return self.terminal.json
+
+
+def command(app: typer.Typer, name: str, *options: Option) -> Callable[[Action], Action]:
+    """Register a function of a `Call` as the command `name`, with these options and the general ones."""
+    table = (*options, *GENERAL)
+
+    def register(function: Action) -> Action:
+        def run(ctx: typer.Context, **values: Any) -> None:
+            with contextlib.redirect_stdout(sys.stderr):  # what a library prints is no answer of ours
+                function(Call(ctx.obj, table, values))
+
+        parameters = [_make_parameter(option) for option in table]
+        context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        run.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in [context, *parameters]}
+        app.command(name, cls=TextCommand, help=inspect.getdoc(function))(run)
+        return function
+
+    return register
+
+
+def _make_parameter(option: Option) -> inspect.Parameter:
+    types: dict[str, Any] = {"switch": bool, "many": list[str] | None, "required": str}
+    annotation = types.get(option.kind, str | None)
+    shared: dict[str, Any] = {"help": option.help, "autocompletion": option.complete, "rich_help_panel": option.panel,
+              "show_default": False}
+    if option.is_argument:
+        info = typer.Argument(metavar=option.metavar, **shared)
+    else:
+        info = typer.Option(option.flag, metavar="" if option.kind == "switch" else option.metavar, **shared)
+    defaults: dict[str, Any] = {"switch": False, "required": inspect.Parameter.empty}
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(option.kind),
+                             annotation=Annotated[annotation, info])

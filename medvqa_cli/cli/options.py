@@ -1,0 +1,148 @@
+"""Every option of every command in one table: its flag, the setting it gives, its help, its completion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from medvqa_cli.cli.completion import (
+    complete_choice,
+    complete_dataset,
+    complete_family,
+    complete_model,
+    complete_run,
+    complete_split,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LONGEST_METAVAR = 15
+Kind = Literal["text", "switch", "many", "argument", "required"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option or argument.
+
+    Args:
+        flag: As typed, such as "--batch-size"; an argument has a name in capitals.
+        help: One line.
+        key: The dotted setting it gives; empty: the command reads it itself.
+        metavar: What stands for its value in the help.
+        kind: Whether it takes text, is a switch, may be given many times, or is given by position (`required`: it
+            must be).
+        complete: Returns candidates for its value.
+        panel: Heading in the help.
+    """
+
+    flag: str
+    help: str
+    key: str = ""
+    metavar: str = "TEXT"
+    kind: Kind = "text"
+    complete: Callable[..., Any] | None = None
+    panel: str = "Options"
+
+    @property
+    def name(self) -> str:
+        """The name a command reads it by."""
+        return self.flag.lstrip("-").replace("-", "_").lower()
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether it is given by position."""
+        return self.kind in {"argument", "required"}
+
+
+def _panel(title: str, *options: Option) -> tuple[Option, ...]:
+    return tuple(replace(option, panel=title) for option in options)
+
+
+def _choice(flag: str, key: str, choices: str, help: str) -> Option:  # noqa: A002 - the field's name
+    """Return an option that takes one of some words, written with `|` between them; many words stand in the help."""
+    words = choices.split("|")
+    metavar = choices
+    if len(choices) > LONGEST_METAVAR:
+        help, metavar = f"{help[:-1]}: {', '.join(words[:-1])} or {words[-1]}.", "NAME"  # noqa: A001
+    return Option(flag, help, key, metavar, complete=complete_choice(words))
+
+
+GENERAL = _panel(
+    "Everywhere",
+    Option("--config", "Settings file (TOML, YAML or JSON).", metavar="FILE"),
+    Option("--set", "One setting, such as --set train.epochs=1; repeatable.", metavar="KEY=VALUE", kind="many"),
+    Option("--plugin", "Loose plugin file; repeatable.", "plugins", "FILE", "many"),
+    Option("--runs-dir", "Folder of runs.", "paths.runs", "DIR"),
+    Option("--prepared-dir", "Folder of prepared data sets.", "paths.prepared", "DIR"),
+    Option("--json", "Print one JSON document on stdout.", kind="switch"),
+    Option("--quiet", "Say only what is wrong.", kind="switch"),
+    Option("--verbose", "Say more; show messages of libraries.", kind="switch"),
+    Option("--log-file", "Also write all messages, with times, to this file.", metavar="FILE"),
+)
+NAME = Option("NAME", "Data set.", "data.dataset", "NAME", "argument", complete_dataset)
+DATASET = Option("--dataset", "Data set (medvqa data list).", "data.dataset", "NAME", complete=complete_dataset)
+SEED = Option("--seed", "Seed of everything random.", "seed", "N")
+LIMIT = Option("--limit", "Use only the first N questions of each split.", "data.limit", "N")
+SELECTION = _panel(
+    "Data",
+    Option("--root", "Folder of the data set's original files.", "data.root", "DIR"),
+    Option("--language", "Keep questions in this language, or all.", "data.language", "CODE"),
+    _choice("--question-type", "data.question_type", "all|closed|open", "Keep all, closed or open questions."),
+    Option("--subsample", "Train on N questions drawn with the seed.", "data.subsample", "N"),
+    LIMIT,
+    _choice("--missing-images", "data.missing_images", "error|skip", "Stop at a missing image, or leave it out."),
+)
+DATA = (*_panel("Data", DATASET), *SELECTION)
+MODEL = _panel(
+    "Model",
+    Option("--model", "Alias, family, hub id, path, or a run.", "model.name", "NAME", complete=complete_model),
+    Option("--family", "Model family; detected if not given.", "model.family", "NAME", complete=complete_family),
+    _choice("--dtype", "model.dtype", "auto|float32|bfloat16|float16", "Number format."),
+    _choice("--device", "model.device", "auto|cpu|cuda|mps", "Where the model runs."),
+    _choice("--attention", "model.attention", "auto|sdpa|eager|flash", "Attention implementation."),
+    Option("--gpu", "GPUs to use, such as 0 or 0,1.", metavar="IDS"),
+)
+TRAINING = _panel(
+    "Training",
+    Option("--scratch", "Train a small model of the family from random weights.", "model.scratch", kind="switch"),
+    _choice("--tuning", "train.tuning", "auto|lora|full", "Train adapters or everything."),
+    Option("--lora-r", "Rank of the adapters.", "train.lora.r", "N"),
+    Option("--lora-alpha", "Scale of the adapters.", "train.lora.alpha", "N"),
+    Option("--lora-dropout", "Dropout before the adapters.", "train.lora.dropout", "P"),
+    Option("--lora-targets", "Modules to adapt, with commas between.", "train.lora.targets", "NAMES"),
+    Option("--freeze-vision-tower", "Keep the vision tower as it is.", "train.freeze_vision_tower", kind="switch"),
+    Option("--tune-projector", "Train the projector in full beside LoRA.", "train.tune_projector", kind="switch"),
+    Option("--epochs", "Passes over the training questions.", "train.epochs", "N"),
+    Option("--max-steps", "Stop after N optimiser steps.", "train.max_steps", "N"),
+    Option("--batch-size", "Rows per forward pass.", "train.batch_size", "N"),
+    Option("--grad-accum", "Forward passes per optimiser step.", "train.gradient_accumulation", "N"),
+    Option("--learning-rate", "Peak learning rate.", "train.learning_rate", "RATE"),
+    Option("--warmup", "Share of the steps over which the learning rate rises.", "train.warmup", "P"),
+    _choice("--scheduler", "train.scheduler", "cosine|linear|constant", "How the learning rate falls."),
+    _choice("--packing", "train.packing", "auto|on|off", "One image prefix for several questions."),
+    Option("--gradient-checkpointing", "Trade time for memory.", "train.gradient_checkpointing", kind="switch"),
+    Option("--workers", "Processes that load images.", "train.workers", "N"),
+)
+RUN = Option("--run", "Run to use; the latest if neither a run nor a model is named.", metavar="RUN",
+             complete=complete_run)
+RUN_ARGUMENT = Option("RUN", "Run; the latest if not given.", kind="argument", complete=complete_run)
+SPLIT = Option("--split", "Split of the data set.", metavar="SPLIT", complete=complete_split)
+TAG = Option("--tag", "Keep these answers beside others, under this name.", metavar="NAME")
+INFERENCE = _panel(
+    "Inference",
+    Option("--max-new-tokens", "Most tokens of an answer.", "infer.max_new_tokens", "N"),
+    Option("--temperature", "0 is greedy; else answers are sampled.", "infer.temperature", "T"),
+    Option("--batch-size", "Rows per forward pass where no image is shared.", "infer.batch_size", "N"),
+    _choice("--shared-prefix", "infer.shared_prefix", "auto|on|off", "Encode an image once for all its questions."),
+    Option("--blank-images", "Show a grey picture instead of every image.", "infer.blank_images", kind="switch"),
+)
+CALIBRATION = _panel(
+    "Calibration",
+    Option("--samples", "Answers drawn for each question.", "calibration.samples", "N"),
+    Option("--temperature", "Sampling temperature.", "calibration.temperature", "T"),
+    Option("--max-new-tokens", "Most tokens of a sampled answer.", "calibration.max_new_tokens", "N"),
+    Option("--bins", "Equal-width confidence bins.", "calibration.bins", "N"),
+)
+DRY_RUN = Option("--dry-run", "Print what would be done and write nothing.", kind="switch")
+OPEN = Option("--open", "Open the report in a browser.", kind="switch")

@@ -1,0 +1,39 @@
+"""Pictures in a terminal: two pixels a character, drawn with half blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.text import Text
+
+MAX_COLUMNS = 48
+UPPER_HALF = "▀"
+
+
+def print_picture(console: Console, path: Path, max_pixels: int) -> None:
+    """Print a picture, at most 48 columns wide."""
+    console.print(render_picture(path, max_pixels, min(MAX_COLUMNS, console.width)))
+
+
+def render_picture(path: Path, max_pixels: int, columns: int) -> Text:
+    """Return a picture as coloured text, `columns` characters wide; each character shows one pixel above another."""
+    from rich.color import Color
+    from rich.style import Style
+    from rich.text import Text
+
+    from medvqa_cli.data.images import read_image
+
+    image = read_image(path, max_pixels=max_pixels).convert("RGB")
+    rows = max(1, round(image.height / image.width * columns / 2)) * 2
+    small = image.resize((columns, rows))
+    text = Text(no_wrap=True)
+    for y in range(0, rows, 2):
+        for x in range(columns):
+            above, below = (Color.from_rgb(*small.getpixel((x, row))) for row in (y, y + 1))
+            text.append(UPPER_HALF, Style(color=above, bgcolor=below))
+        text.append("\n" if y + 2 < rows else "")
+    return text

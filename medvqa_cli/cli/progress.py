@@ -1,0 +1,142 @@
+"""How far long work is: a Rich bar with rate and time left on a terminal, a plain line now and then in a pipe."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.progress import Progress as RichProgress
+    from rich.progress import ProgressColumn, TaskID
+
+    from medvqa_cli.cli.terminal import Terminal
+    from medvqa_cli.progress import Progress
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def make_progress(terminal: Terminal) -> Progress:
+    """Return the display that suits a terminal."""
+    if terminal.is_interactive and not terminal.quiet:
+        return BarProgress(terminal)
+    return LineProgress(terminal.say, terminal.warn)
+
+
+class LineProgress:
+    """Says every few seconds how far a stage is, and when it ends.
+
+    Args:
+        say: Shows one line.
+        warn: Shows one line that should not be missed.
+        clock: Returns seconds.
+    """
+
+    def __init__(self, say: Callable[[str], None], warn: Callable[[str], None],
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self.say = say
+        self.warn = warn
+        self._clock = clock
+        self._stage = self._unit = self._note = ""
+        self._done = 0
+        self._total: int | None = None
+        self._began = self._spoke = 0.0
+
+    def start(self, stage: str, total: int | None, unit: str = "it") -> None:
+        """Begin a stage; ends the one before it."""
+        self.finish()
+        self._stage, self._total, self._unit, self._done, self._note = stage, total, unit, 0, ""
+        self._began = self._spoke = self._clock()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Count finished steps."""
+        self._done += steps
+        self._note = note or self._note
+        if self._stage and self._clock() - self._spoke >= SECONDS_BETWEEN_LINES:
+            self._spoke = self._clock()
+            self.say(self._describe())
+
+    def finish(self) -> None:
+        """End the current stage and say how long it took."""
+        if self._stage:
+            self.say(f"{self._describe_done()} in {format_seconds(self._clock() - self._began)}")
+        self._stage = ""
+
+    def _describe(self) -> str:
+        seconds = self._clock() - self._began
+        rate = self._done / seconds
+        left = f", {format_seconds((self._total - self._done) / rate)} left" if self._total and rate else ""
+        return f"{self._describe_done()}, {rate:.3g} {self._unit}/s{left}"
+
+    def _describe_done(self) -> str:
+        share = f"/{self._total:,} ({self._done / self._total:.0%})" if self._total else ""
+        note = f", {self._note}" if self._note else ""
+        return f"{self._stage}: {self._done:,}{share} {self._unit}{note}"
+
+
+class BarProgress:
+    """A bar per stage on stderr; a finished one stays on the screen. The log file gets lines."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.say = terminal.say
+        self.warn = terminal.warn
+        self._terminal = terminal
+        self._log = LineProgress(terminal.log, terminal.log)
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+
+    def start(self, stage: str, total: int | None, unit: str = "it") -> None:
+        """Begin a stage; ends the one before it."""
+        self.finish()
+        self._log.start(stage, total, unit)
+        self._bar = _make_bar(self._terminal, unit)
+        self._task = self._bar.add_task(stage, total=total, note="")
+        self._bar.start()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Count finished steps."""
+        self._log.advance(steps, note)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=steps)
+            if note:
+                self._bar.update(self._task, note=note)
+
+    def finish(self) -> None:
+        """End the current stage."""
+        self._log.finish()
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = None
+
+
+def _make_bar(terminal: Terminal, unit: str) -> RichProgress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    return Progress(SpinnerColumn(finished_text="✓"), TextColumn("{task.description}", markup=False),
+                    BarColumn(bar_width=24), MofNCompleteColumn(), _make_rate_column(unit),
+                    TimeRemainingColumn(elapsed_when_finished=True, compact=True),
+                    TextColumn("{task.fields[note]}", markup=False), console=terminal.console(stderr=True))
+
+
+def _make_rate_column(unit: str) -> ProgressColumn:
+    from rich.progress import ProgressColumn
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        """Steps per second."""
+
+        def render(self, task: object) -> Text:
+            """Return the speed of a task."""
+            speed = getattr(task, "finished_speed", None) or getattr(task, "speed", None)
+            return Text(f"{speed:.3g} {unit}/s" if speed else f"- {unit}/s", style="progress.data.speed")
+
+    return RateColumn()
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as "4.2 s", "3 min 20 s" or "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

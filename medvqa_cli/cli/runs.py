@@ -1,0 +1,60 @@
+"""`medvqa runs`: what has been trained, answered and measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.cli.command import command
+from medvqa_cli.cli.groups import make_group
+from medvqa_cli.cli.options import RUN_ARGUMENT
+
+if TYPE_CHECKING:
+    from medvqa_cli.cli.command import Call
+    from medvqa_cli.runs import Run
+
+app = make_group("Runs: what has been trained, answered and measured.")
+
+
+@command(app, "list")
+def list_runs(call: Call) -> None:
+    """List the runs, the newest first."""
+    from medvqa_cli.runs import list_runs as find_runs
+
+    rows = [describe_run(run) for run in find_runs(call.runs)]
+    if call.answer_json(rows):
+        return
+    if not rows:
+        call.progress.say(f"There are no runs in '{call.runs}'. Start with `medvqa quickstart`.")
+        return
+    call.terminal.print_table(["run", "created", "data set", "model", "has"],
+                              [[row["run"], row["created"], row["dataset"], row["model"], row["has"]] for row in rows])
+
+
+@command(app, "show", RUN_ARGUMENT)
+def show_run(call: Call) -> None:
+    """Show a run's facts, files and metrics."""
+    from medvqa_cli.cli.run_choice import newest_run
+    from medvqa_cli.runs import open_run
+
+    typed = call.text("run")
+    run = open_run(call.runs, typed) if typed else newest_run(call.runs)
+    document = describe_run(run) | {"manifest": run.read_json("manifest.json"), "files": _list_files(run)}
+    if (run.path / "metrics.json").is_file():
+        document["metrics"] = run.read_json("metrics.json")
+    if not call.answer_json(document):
+        call.terminal.print_tree(document)
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    """Return a run's facts for a list: name, path, creation time, data set, model, and what it holds."""
+    manifest = run.read_json("manifest.json")
+    model = manifest.get("model") or {}
+    has = {"model": bool(run.weights), "predictions": any(run.path.glob("predictions*.jsonl")),
+           "metrics": (run.path / "metrics.json").is_file(), "report": run.report.is_file()}
+    return {"run": run.name, "path": str(run.path), "created": str(manifest.get("created", ""))[:19],
+            "dataset": (manifest.get("data") or {}).get("dataset"), "model": model.get("family"),
+            "has": [part for part, there in has.items() if there]}
+
+
+def _list_files(run: Run) -> list[str]:
+    return sorted(str(path.relative_to(run.path)) for path in run.path.iterdir())

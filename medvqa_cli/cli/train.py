@@ -1,0 +1,50 @@
+"""`medvqa train`: from questions and a model to a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medvqa_cli.cli.command import command
+from medvqa_cli.cli.completion import complete_run
+from medvqa_cli.cli.groups import make_group
+from medvqa_cli.cli.options import DATA, DRY_RUN, MODEL, SEED, TRAINING, Option
+from medvqa_cli.errors import SettingsError
+
+if TYPE_CHECKING:
+    from medvqa_cli.cli.command import Call
+
+app = make_group("Train a model.")
+NAME = Option("--name", "Name of the run.", metavar="NAME")
+RESUME = Option("--resume", "Go on with this run from its last checkpoint.", metavar="RUN", complete=complete_run)
+INIT_FROM = Option("--init-from", "Start from this finished run's weights.", metavar="RUN", complete=complete_run)
+
+
+@command(app, "sft", *DATA, *MODEL, *TRAINING, SEED, NAME, RESUME, INIT_FROM, DRY_RUN)
+def train_sft(call: Call) -> None:
+    """Fine-tune a model by supervised learning: LoRA for a checkpoint, everything for a model from scratch."""
+    from medvqa_cli.cli.plans import show_plan
+    from medvqa_cli.cli.run_choice import is_run, typed_model
+    from medvqa_cli.cli.runs import describe_run
+    from medvqa_cli.workflows.train import train_sft as train
+
+    _check_resume(call)
+    model = typed_model(call)
+    source = call.text("init_from") or (model if model and is_run(call.runs, model) else None)
+    run = train(call.settings, name=call.text("name"), resume=call.text("resume"), init_from=source,
+                dry_run=call.is_on("dry_run"), progress=call.progress)
+    if call.is_on("dry_run"):
+        show_plan(call, run=str(run.path), start=source)
+        return
+    if not call.answer_json(describe_run(run)):
+        call.progress.say(f"Trained: {run.weights}. Next: medvqa infer --run {run.name}")
+
+
+def _check_resume(call: Call) -> None:
+    """Refuse what a resumed run would not heed: it goes on with its own settings."""
+    if call.text("resume") is None:
+        return
+    others = [assignment.origin for assignment in call.typed if assignment.path[0] not in {"paths", "plugins"}]
+    others += [f"--{name.replace('_', '-')}" for name in ("name", "init_from", "config") if call.text(name)]
+    if others:
+        raise SettingsError(f"--resume goes on with the run's own settings: {', '.join(others)} would have no effect.",
+                            "Leave them out, or start a new run with --init-from.")
