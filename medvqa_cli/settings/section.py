@@ -9,4 +9,4 @@ class Section(BaseModel):
     """A group of settings."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True,
-                              validate_default=True, protected_namespaces=(), allow_inf_nan=False)
+                              protected_namespaces=(), allow_inf_nan=False)
