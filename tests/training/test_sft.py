@@ -1,0 +1,182 @@
+"""Supervised training: it learns, accumulates exactly, and resumes where it stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from medvqa_cli.models.adapters import count_parameters, prepare_training
+from medvqa_cli.progress import SILENT
+from medvqa_cli.records import JsonlWriter, read_jsonl
+from medvqa_cli.settings.schema import LoRASettings, TrainSettings
+from medvqa_cli.training.checkpoints import find_last_checkpoint
+from medvqa_cli.training.sft import TrainingPlan, build_trainer, count_steps, group_by_image
+from tests.models.conftest import load_tiny
+from tests.models.test_packing import make_encoder, make_samples
+
+
+class Recorder:
+    """A progress display that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.steps = 0
+
+    def start(self, stage, total, unit="it"):
+        self.total = total
+
+    def advance(self, steps=1, note=""):
+        self.steps += steps
+
+    def finish(self):
+        pass
+
+    def say(self, message):
+        self.lines.append(message)
+
+    warn = say
+
+
+def train(tiny_directory, paths, directory: Path, settings: TrainSettings, *, packed=True, lora=False, resume=None,
+          stop_after=None, progress=SILENT):
+    torch.manual_seed(0)
+    loaded = load_tiny(tiny_directory)
+    model = prepare_training(loaded.model, loaded.family.layout, settings, lora=lora)
+    samples = [sample for image in range(3) for sample in make_samples(paths, image)]
+    plan = TrainingPlan(model, make_encoder(loaded), samples, samples[:5], packed, settings, 3, directory / "checkpoints")
+    with JsonlWriter(directory / "events.jsonl") as events:
+        trainer, stop = build_trainer(plan, events, progress)
+        if stop_after:
+            trainer.add_callback(_StopAfter(stop, stop_after))
+        trainer.train(resume_from_checkpoint=resume)
+        stop.release()
+    return trainer, stop
+
+
+class _StopAfter:
+    """Asks for a graceful stop after some steps, as Ctrl-C would."""
+
+    def __init__(self, stop, steps):
+        self.stop, self.steps = stop, steps
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.steps:
+            self.stop.requested = True
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: None
+
+
+def weights_of(trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def test_it_learns_and_logs(tiny_directory, picture_paths, tmp_path):
+    settings = TrainSettings(max_steps=30, batch_size=3, learning_rate=3e-3, log_steps=5, save_fraction=0.0)
+    watch = Recorder()
+    trainer, _ = train(tiny_directory, picture_paths, tmp_path, settings, progress=watch)
+    events = list(read_jsonl(tmp_path / "events.jsonl"))
+    losses = [event["loss"] for event in events if event["event"] == "log"]
+    assert len(losses) == 6
+    assert losses[-1] < 0.5 * losses[0]
+    evaluations = [event["eval_loss"] for event in events if event["event"] == "eval"]
+    assert evaluations[-1] < evaluations[0]
+    assert watch.steps == watch.total == 30
+
+
+def test_validation_loss_is_the_mean_over_tokens(tiny_directory, picture_paths, tmp_path):
+    settings = TrainSettings(max_steps=1, batch_size=2, learning_rate=1e-9, save_fraction=0.0)
+    losses = []
+    for packed in (True, False):
+        train(tiny_directory, picture_paths, tmp_path / str(packed), settings, packed=packed)
+        events = read_jsonl(tmp_path / str(packed) / "events.jsonl")
+        losses.append(next(event["eval_loss"] for event in events if event["event"] == "eval"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_accumulated_steps_equal_one_large_batch(tiny_directory, picture_paths, tmp_path, packed):
+    common = {"max_steps": 3, "learning_rate": 1e-3, "eval_fraction": 0.0, "save_fraction": 0.0}
+    count = 2 if packed else 4
+    whole, _ = train(tiny_directory, picture_paths, tmp_path / "a", TrainSettings(batch_size=count, **common), packed=packed)
+    parts, _ = train(tiny_directory, picture_paths, tmp_path / "b",
+                     TrainSettings(batch_size=1, gradient_accumulation=count, **common), packed=packed)
+    first, second = weights_of(whole), weights_of(parts)
+    assert max((first[name] - second[name]).abs().max().item() for name in first) < 2e-5
+
+
+def test_a_stopped_run_resumes_to_the_same_weights(tiny_directory, picture_paths, tmp_path):
+    settings = TrainSettings(max_steps=8, batch_size=1, learning_rate=1e-3, eval_fraction=0.0, save_fraction=0.0,
+                             lora=LoRASettings(dropout=0.0))
+    whole, _ = train(tiny_directory, picture_paths, tmp_path / "whole", settings, lora=True)
+    watch = Recorder()
+    _, stop = train(tiny_directory, picture_paths, tmp_path / "parts", settings, lora=True, stop_after=3, progress=watch)
+    assert stop.requested
+    checkpoint = find_last_checkpoint(tmp_path / "parts" / "checkpoints", SILENT)
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-3"
+    resumed, _ = train(tiny_directory, picture_paths, tmp_path / "parts", settings, lora=True, resume=str(checkpoint))
+    first, second = weights_of(whole), weights_of(resumed)
+    assert resumed.state.global_step == 8
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_damaged_checkpoints_are_skipped(tiny_directory, picture_paths, tmp_path):
+    settings = TrainSettings(max_steps=4, batch_size=1, eval_fraction=0.0, save_fraction=0.25, save_total_limit=4)
+    train(tiny_directory, picture_paths, tmp_path, settings, lora=True)
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "checkpoint-4" / "trainer_state.json").write_text("{", encoding="utf-8")
+    weights = next((checkpoints / "checkpoint-3").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:100])
+    watch = Recorder()
+    assert find_last_checkpoint(checkpoints, watch).name == "checkpoint-2"
+    assert [line.split(":")[0] for line in watch.lines[:2]] == ["Skipping checkpoint-4", "Skipping checkpoint-3"]
+
+
+def test_lora_and_full_training_free_what_they_say(tiny_directory):
+    for settings, lora, expected in [
+        (TrainSettings(), True, {"vision tower": False, "projector": False, "language model": True}),
+        (TrainSettings(tune_projector=True), True, {"vision tower": False, "projector": True, "language model": True}),
+        (TrainSettings(), False, {"vision tower": True, "projector": True, "language model": True}),
+        (TrainSettings(freeze_vision_tower=True), False, {"vision tower": False, "projector": True, "language model": True}),
+    ]:
+        loaded = load_tiny(tiny_directory)
+        counts = count_parameters(prepare_training(loaded.model, loaded.family.layout, settings, lora=lora), loaded.family.layout)
+        assert {part: counts[part][0] > 0 for part in expected} == expected
+
+
+def test_adapter_loads_with_plain_peft_and_model_with_plain_transformers(tiny_directory, picture_paths, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    settings = TrainSettings(max_steps=2, batch_size=1, eval_fraction=0.0, save_fraction=0.0, learning_rate=1e-2)
+    for lora in (True, False):
+        trainer, _ = train(tiny_directory, picture_paths, tmp_path / str(lora), settings, lora=lora)
+        trainer.model.save_pretrained(tmp_path / str(lora) / "out")
+        if lora:
+            base = AutoModelForImageTextToText.from_pretrained(tiny_directory)
+            again = PeftModel.from_pretrained(base, str(tmp_path / str(lora) / "out"))
+        else:
+            again = AutoModelForImageTextToText.from_pretrained(tmp_path / str(lora) / "out")
+        ids = torch.tensor([[5, 6, 7, 8]])
+        trainer.model.eval()
+        with torch.no_grad():
+            assert torch.allclose(trainer.model(input_ids=ids).logits, again(input_ids=ids).logits, atol=1e-6)
+
+
+def test_steps_are_counted_from_rows_batches_and_epochs():
+    assert count_steps(TrainSettings(epochs=2.0, batch_size=4, gradient_accumulation=2), 17) == 6
+    assert count_steps(TrainSettings(max_steps=7), 1000) == 7
+    assert count_steps(TrainSettings(epochs=0.01), 4) == 1
+
+
+def test_groups_share_their_image_and_keep_order(picture_paths):
+    samples = [sample for pair in zip(make_samples(picture_paths, 0), make_samples(picture_paths, 1), strict=True)
+               for sample in pair]
+    groups = group_by_image(samples, 3)
+    assert [len(group) for group in groups] == [3, 2, 3, 2]
+    assert all(len({sample.images for sample in group}) == 1 for group in groups)
+    assert json.dumps([s.question_id for s in groups[0]]) == '["0-0", "0-1", "0-2"]'
