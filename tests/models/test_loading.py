@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -62,14 +63,8 @@ def test_gated_models_name_the_licence_page():
     from medvqa_cli.models.loading import explained_failures
 
     with pytest.raises(ModelError, match="gated") as failure, explained_failures("google/medgemma-4b-it"):
-        raise GatedRepoError("403", response=_response(403))
+        raise GatedRepoError("403", response=MagicMock())
     assert "https://huggingface.co/google/medgemma-4b-it" in failure.value.hint
-
-
-def _response(status):
-    import httpx
-
-    return httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co"))
 
 
 def test_an_absent_device_is_refused():
