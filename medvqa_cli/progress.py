@@ -54,7 +54,8 @@ class SilentProgress:
 SILENT: Progress = SilentProgress()
 
 
-def track(items: Iterable[T], progress: Progress, stage: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
+def track(items: Iterable[T], progress: Progress, stage: str, total: int | None = None,
+          unit: str = "it") -> Iterator[T]:
     """Yield every item and count it on `progress` once it has been used."""
     progress.start(stage, total, unit)
     for item in items:

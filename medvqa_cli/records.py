@@ -10,10 +10,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from medvqa_cli.errors import RunError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 AnswerType = Literal["open", "closed"]
 
@@ -198,7 +200,7 @@ class JsonlWriter:
         """Close the file."""
         self._stream.close()
 
-    def __enter__(self) -> JsonlWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -39,7 +39,8 @@ class TransformersEngine:
         batch_size: Rows per forward pass without a shared prefix.
     """
 
-    def __init__(self, loaded: LoadedModel, encoder: SampleEncoder, *, shared_prefix: bool, batch_size: int = 8) -> None:
+    def __init__(self, loaded: LoadedModel, encoder: SampleEncoder, *, shared_prefix: bool,
+                 batch_size: int = 8) -> None:
         self.loaded = loaded
         self.encoder = encoder
         self.shared_prefix = shared_prefix
@@ -107,7 +108,8 @@ class TransformersEngine:
         """Decode rows padded on the left with the model's own generate, each repeated `count` times."""
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
         images = [self.encoder.encode_images(sample) for sample in samples]
-        prompts = [self.encoder.encode_text(sample, inputs).prompt for sample, inputs in zip(samples, images, strict=True)]
+        prompts = [self.encoder.encode_text(sample, inputs).prompt
+                   for sample, inputs in zip(samples, images, strict=True)]
         width = max(map(len, prompts))
         padding = tokenizer.pad_token_id or 0
         batch = to_device({"input_ids": torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts]),

@@ -74,7 +74,8 @@ def sum_answer_loss(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, to
     columns = (targets != IGNORE).any(dim=0).nonzero()[:, 0]
     logits = model(**inputs, logits_to_keep=columns).logits
     targets = targets[:, columns]
-    loss = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    loss = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE,
+                                    reduction="sum")
     return loss, (targets != IGNORE).sum()
 
 

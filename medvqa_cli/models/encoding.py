@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.prompts import build_turns
-from medvqa_cli.models.protocol import ImageInputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from PIL import Image
 
-    from medvqa_cli.models.protocol import ModelFamily
+    from medvqa_cli.models.protocol import ImageInputs, ModelFamily
     from medvqa_cli.records import VQASample
 
 BLANK_GREY = (127, 127, 127)

@@ -134,8 +134,8 @@ def explained_failures(checkpoint: str) -> Iterator[None]:
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError) as error:
         raise ModelError(_unreachable(checkpoint), _FETCH.format(checkpoint=checkpoint)) from error
     except torch.OutOfMemoryError as error:
-        raise ModelError(f"'{checkpoint}' does not fit into the memory of the device.",
-                         "Use a smaller model, a smaller number format (--dtype bfloat16), or another device.") from error
+        raise ModelError(f"'{checkpoint}' does not fit into the device's memory.",
+                         "Use a smaller model, another device, or --dtype bfloat16.") from error
     except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise ModelError(f"'{checkpoint}' cannot be loaded: {_first_line(error)}",
                          "The checkpoint is damaged, incomplete or of another type; download it again.") from error

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 STOCK_TEXTS = (
     "Is there a lesion in the image?", "Which modality is used to take this image?", "CT", "MRI", "X-ray",
-    "Where is the lesion?", "What is the largest organ in the picture?", "left lung", "right kidney", "liver",
+    "Where is the lesion?", "What is the largest organ?", "left lung", "right kidney", "liver",
     "Is the image normal?", "yes", "no", "How many lesions are there?", "one", "two", "none",
 )
 
@@ -18,8 +18,8 @@ STOCK_TEXTS = (
 def train_tokenizer(texts: Sequence[str], special_tokens: Sequence[str], vocabulary_size: int) -> Any:
     """Return a byte-level BPE tokenizer trained on `texts`, padding on the left.
 
-    Every text is learned as it stands in a prompt, after a blank and after a line end. Ids 0, 1, 2 are <pad>, <s>, </s>;
-    the special tokens follow. No text is unknown: single bytes remain.
+    Every text is learned as it stands in a prompt, after a blank and after a line end. Ids 0, 1, 2 are
+    <pad>, <s>, </s>; the special tokens follow. No text is unknown: single bytes remain.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -30,8 +30,8 @@ class EventLog(TrainerCallback):
         seconds = round(time.perf_counter() - self._start, 3)
         self._events.write({"event": event, "seconds": seconds, **facts})
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,  # noqa: ARG002
-               logs: dict[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+               logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Record a training step's loss, or a validation loss."""
         logs = logs or {}
         if "loss" in logs:
@@ -40,7 +40,8 @@ class EventLog(TrainerCallback):
         if "eval_loss" in logs:
             self.write("eval", step=state.global_step, epoch=logs.get("epoch"), eval_loss=logs["eval_loss"])
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                **kwargs: Any) -> None:
         """Record a checkpoint."""
         self.write("checkpoint", step=state.global_step)
 
@@ -53,23 +54,26 @@ class ProgressDisplay(TrainerCallback):
         self._note = ""
         self._shown = 0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                       **kwargs: Any) -> None:
         """Show the steps to do; those of a resumed run are counted as done."""
         self._progress.start("Training", state.max_steps, "step")
         if state.global_step:
             self._progress.advance(state.global_step)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,  # noqa: ARG002
-               logs: dict[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+               logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Keep the latest loss for the display."""
         if logs and "loss" in logs:
             self._note = f"loss {logs['loss']:.3f}"
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                    **kwargs: Any) -> None:
         """Count one step."""
         self._progress.advance(1, self._note)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                     **kwargs: Any) -> None:
         """End the stage."""
         self._progress.finish()
 
@@ -82,18 +86,22 @@ class GracefulStop(TrainerCallback):
         self._progress = progress
         self._previous: dict[int, Any] = {}
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                       **kwargs: Any) -> None:
         """Take over the signals; only the main thread may."""
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._previous = {number: signal.signal(number, self._request)
+                              for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                    **kwargs: Any) -> None:
         """Stop after this step if asked to."""
         if self.requested:
             control.should_save = True
             control.should_training_stop = True
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                     **kwargs: Any) -> None:
         """Give the signals back."""
         self.release()
 
@@ -103,7 +111,7 @@ class GracefulStop(TrainerCallback):
             signal.signal(number, handler)
         self._previous = {}
 
-    def _request(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         self.release()
         self._progress.warn("Stopping after this step; a checkpoint is written. Press Ctrl-C again to stop at once.")

@@ -32,7 +32,8 @@ def is_whole(checkpoint: Path) -> bool:
     """
     needed = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
     weights = list(checkpoint.glob("*.safetensors"))
-    if not weights or not all((checkpoint / name).is_file() for name in needed) or not list(checkpoint.glob("rng_state*")):
+    complete = all((checkpoint / name).is_file() for name in needed) and any(checkpoint.glob("rng_state*"))
+    if not weights or not complete:
         return False
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))

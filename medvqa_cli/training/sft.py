@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +14,7 @@ from medvqa_cli.training.callbacks import EventLog, GracefulStop, ProgressDispla
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.progress import Progress
@@ -66,7 +66,7 @@ class SFTTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,  # noqa: FBT001, FBT002
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
                      num_items_in_batch: torch.Tensor | int | None = None) -> Any:
         """Return the loss of one forward pass, in nats a token of the optimiser step."""
         if return_outputs:

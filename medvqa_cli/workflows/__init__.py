@@ -32,7 +32,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = list(_HOME_OF)  # noqa: PLE0605 - one table names both what there is and where it lives
+__all__ = list(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -81,8 +81,9 @@ def infer_image(settings: Settings, image: Path, questions: Sequence[str], *, ru
 
 def open_model(settings: Settings, run: str | None, progress: Progress, *,
                create: bool = True) -> tuple[Run, LoadedModel]:
-    """Return a run to write to and its model: the named run's, else the named model in a run of its own, else the
-    latest trained run's.
+    """Return a run to write to and its model.
+
+    That is the named run's, else the named model in a run of its own, else the latest trained run's.
 
     Raises:
         RunError: If the run is unknown, or nothing is named and there is no trained run.
@@ -158,9 +159,13 @@ def leave_out_done(samples: Sequence[VQASample], path: Path) -> list[VQASample]:
 
 def _check_same_job(known: dict[str, Any], meta: dict[str, Any], path: Path) -> None:
     for key, wanted in meta.items():
-        if key not in ("expected", "created") and json.dumps(known.get(key), default=str) != json.dumps(wanted, default=str):
+        if key != "expected" and _canonical(known.get(key)) != _canonical(wanted):
             raise RunError(f"'{path}' holds rows made with another {key}: {known.get(key)!r}, now {wanted!r}.",
                            "Use --tag NAME to keep both, or --overwrite to make the rows anew.")
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, default=str, sort_keys=True)
 
 
 def _default_tag(settings: Settings, split: str) -> str:

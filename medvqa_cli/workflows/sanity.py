@@ -177,7 +177,8 @@ def _check_loss(loaded: LoadedModel, encoder: Any, sample: VQASample) -> str:
     from medvqa_cli.models.batches import build_batch, sum_answer_loss, to_device
 
     with torch.no_grad():
-        total, tokens = sum_answer_loss(loaded.model, to_device(build_batch(encoder, [[sample]], packed=False), loaded.model))
+        batch = to_device(build_batch(encoder, [[sample]], packed=False), loaded.model)
+        total, tokens = sum_answer_loss(loaded.model, batch)
     loss = (total / tokens).item()
     if not math.isfinite(loss):
         raise ValueError(f"the loss is {loss}")

@@ -108,7 +108,8 @@ def _resume_run(run: Run, settings: Settings, progress: Progress) -> Run:
         raise DataError(f"The data of run '{run.name}' have changed since it began (fingerprint "
                         f"{wanted['fingerprint']} then, {found['fingerprint']} now).", "Start a new run.")
     source = open_run(stored.paths.runs, manifest["init_from"]) if manifest.get("init_from") else None
-    choice = _start_from(source) if source else ModelChoice(manifest["model"]["checkpoint"], manifest["model"]["family"])
+    model = manifest["model"]
+    choice = _start_from(source) if source else ModelChoice(model["checkpoint"], model["family"])
     return _train(run, stored, data, load_choice(choice, stored, progress, trainable=True), progress)
 
 

@@ -138,7 +138,8 @@ def test_merging_decodes_each_distinct_prefix_once(tiny, picture_paths):
         decoded = []
         grow = tree.grow
         tree.grow = lambda frontier, parents, tokens: decoded.append(len(tokens)) or grow(frontier, parents, tokens)
-        paths = decode_branches(tree, [prompts[0][shared:]], 1000, choose_greedily, max_new_tokens=5, end_ids=frozenset())
+        paths = decode_branches(tree, [prompts[0][shared:]], 1000, choose_greedily, max_new_tokens=5,
+                                end_ids=frozenset())
     assert [path.count for path in paths] == [1000]
     assert decoded == [1] * 4
 

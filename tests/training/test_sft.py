@@ -46,7 +46,8 @@ def train(tiny_directory, paths, directory: Path, settings: TrainSettings, *, pa
     loaded = load_tiny(tiny_directory)
     model = prepare_training(loaded.model, loaded.family.layout, settings, lora=lora)
     samples = [sample for image in range(3) for sample in make_samples(paths, image)]
-    plan = TrainingPlan(model, make_encoder(loaded), samples, samples[:5], packed, settings, 3, directory / "checkpoints")
+    plan = TrainingPlan(model, make_encoder(loaded), samples, samples[:5], packed, settings, 3,
+                        directory / "checkpoints")
     with JsonlWriter(directory / "events.jsonl") as events:
         trainer, stop = build_trainer(plan, events, progress)
         if stop_after:
@@ -101,7 +102,8 @@ def test_validation_loss_is_the_mean_over_tokens(tiny_directory, picture_paths, 
 def test_accumulated_steps_equal_one_large_batch(tiny_directory, picture_paths, tmp_path, packed):
     common = {"max_steps": 3, "learning_rate": 1e-3, "eval_fraction": 0.0, "save_fraction": 0.0}
     count = 2 if packed else 4
-    whole, _ = train(tiny_directory, picture_paths, tmp_path / "a", TrainSettings(batch_size=count, **common), packed=packed)
+    whole, _ = train(tiny_directory, picture_paths, tmp_path / "a", TrainSettings(batch_size=count, **common),
+                     packed=packed)
     parts, _ = train(tiny_directory, picture_paths, tmp_path / "b",
                      TrainSettings(batch_size=1, gradient_accumulation=count, **common), packed=packed)
     first, second = weights_of(whole), weights_of(parts)
@@ -113,7 +115,8 @@ def test_a_stopped_run_resumes_to_the_same_weights(tiny_directory, picture_paths
                              lora=LoRASettings(dropout=0.0))
     whole, _ = train(tiny_directory, picture_paths, tmp_path / "whole", settings, lora=True)
     watch = Recorder()
-    _, stop = train(tiny_directory, picture_paths, tmp_path / "parts", settings, lora=True, stop_after=3, progress=watch)
+    _, stop = train(tiny_directory, picture_paths, tmp_path / "parts", settings, lora=True, stop_after=3,
+                    progress=watch)
     assert stop.requested
     checkpoint = find_last_checkpoint(tmp_path / "parts" / "checkpoints", SILENT)
     assert checkpoint is not None
@@ -138,14 +141,15 @@ def test_damaged_checkpoints_are_skipped(tiny_directory, picture_paths, tmp_path
 
 def test_lora_and_full_training_free_what_they_say(tiny_directory):
     for settings, lora, expected in [
-        (TrainSettings(), True, {"vision tower": False, "projector": False, "language model": True}),
-        (TrainSettings(tune_projector=True), True, {"vision tower": False, "projector": True, "language model": True}),
-        (TrainSettings(), False, {"vision tower": True, "projector": True, "language model": True}),
-        (TrainSettings(freeze_vision_tower=True), False, {"vision tower": False, "projector": True, "language model": True}),
+        (TrainSettings(), True, [False, False, True]),
+        (TrainSettings(tune_projector=True), True, [False, True, True]),
+        (TrainSettings(), False, [True, True, True]),
+        (TrainSettings(freeze_vision_tower=True), False, [False, True, True]),
     ]:
         loaded = load_tiny(tiny_directory)
-        counts = count_parameters(prepare_training(loaded.model, loaded.family.layout, settings, lora=lora), loaded.family.layout)
-        assert {part: counts[part][0] > 0 for part in expected} == expected
+        layout = loaded.family.layout
+        counts = count_parameters(prepare_training(loaded.model, layout, settings, lora=lora), layout)
+        assert [counts[part][0] > 0 for part in ("vision tower", "projector", "language model")] == expected
 
 
 def test_adapter_loads_with_plain_peft_and_model_with_plain_transformers(tiny_directory, picture_paths, tmp_path):

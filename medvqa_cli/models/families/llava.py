@@ -34,7 +34,7 @@ class Llava:
 
     card = ModelCard(
         title="LLaVA-1.5",
-        summary="CLIP vision tower, two-layer projector, Llama or Mistral language model; 576 tokens an image at 336 px.",
+        summary="CLIP vision tower, two-layer projector, Llama or Mistral; 576 tokens an image at 336 px.",
         homepage="https://llava-vl.github.io",
         citation="Liu et al. 2023, Improved Baselines with Visual Instruction Tuning, arXiv:2310.03744",
         licence="Llama 2 Community License for the published 1.5 checkpoints",

@@ -18,7 +18,8 @@ def test_prompts_equal_the_processors_own(tiny, num_images):
     pictures = [draw_picture(seed) for seed in range(num_images)]
     turns = [Turn("user", "Is there a lesion?", num_images), Turn("assistant", "yes"), Turn("user", "Where?")]
     images = PLUGIN.encode_images(tiny.processor, pictures)
-    messages = [{"role": "user", "content": [{"type": "image"}] * num_images + [{"type": "text", "text": "Is there a lesion?"}]},
+    question = [{"type": "image"}] * num_images + [{"type": "text", "text": "Is there a lesion?"}]
+    messages = [{"role": "user", "content": question},
                 {"role": "assistant", "content": [{"type": "text", "text": "yes"}]},
                 {"role": "user", "content": [{"type": "text", "text": "Where?"}]}]
     text = tiny.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
