@@ -110,11 +110,18 @@ def create_run(runs: Path, name: str) -> Run:
 
 
 def list_runs(runs: Path) -> list[Run]:
-    """Return all runs, the one created last first."""
+    """Return all runs, the one created last first; one with a damaged manifest comes last and hides no other."""
     if not runs.is_dir():
         return []
     found = [Run(path.resolve()) for path in runs.iterdir() if (path / "manifest.json").is_file()]
-    return sorted(found, key=lambda run: (str(run.read_json("manifest.json").get("created", "")), run.name), reverse=True)
+    return sorted(found, key=lambda run: (_read_creation(run), run.name), reverse=True)
+
+
+def _read_creation(run: Run) -> str:
+    try:
+        return str(run.read_json("manifest.json").get("created", ""))
+    except RunError:
+        return ""
 
 
 def open_run(runs: Path, name: str | Path) -> Run:
@@ -141,7 +148,7 @@ def latest_run(runs: Path) -> Run:
         if run.weights:
             return run
     raise RunError(f"No model is named and there is no trained run in '{runs}'.",
-                   "Run `medvqa quickstart` or `medvqa train sft` first, or name a run with --run or a model with --model.")
+                   "Run `medvqa quickstart` or `medvqa train sft` first, or name a run (--run) or a model (--model).")
 
 
 def now() -> str:

@@ -73,8 +73,9 @@ def complete_choice(choices: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def _match(names: Iterable[str], incomplete: str) -> list[str]:
-    wanted = incomplete.replace("-", "_")
-    return sorted({name for name in names if name.startswith((incomplete, wanted))})
+    """Return the names that begin with what was typed, spelt with `-` if that is being typed."""
+    spelt = {name.replace("_", "-") if "-" in incomplete else name for name in names}
+    return sorted(name for name in spelt if name.startswith(incomplete))
 
 
 def _own_names(ctx: typer.Context, kind: str) -> list[str]:

@@ -24,12 +24,13 @@ OVERWRITE = Option("--overwrite", "Draw anew what is there.", kind="switch")
 def evaluate_answers(call: Call) -> None:
     """Score a run's answers: exact match, token F1, accuracy of closed questions, each with its interval."""
     from medvqa_cli.cli.run_choice import open_answered
-    from medvqa_cli.workflows.evaluate import evaluate_answers as evaluate
 
     run = open_answered(call)
     if call.is_on("dry_run"):
         _show_plan(call, str(run.path), None)
         return
+    from medvqa_cli.workflows.evaluate import evaluate_answers as evaluate
+
     metrics = evaluate(run, call.settings, tag=call.text("tag") or "", progress=call.progress)
     _show_metrics(call, run.name, metrics)
 
@@ -38,12 +39,13 @@ def evaluate_answers(call: Call) -> None:
 def evaluate_calibration(call: Call) -> None:
     """Draw many answers to each yes/no question and measure accuracy, confidence, ECE, MCE and overconfidence."""
     from medvqa_cli.cli.run_choice import continue_from
-    from medvqa_cli.workflows.calibrate import evaluate_calibration as evaluate
 
     name = continue_from(call)
     if call.is_on("dry_run"):
         _show_plan(call, name, call.text("split") or call.settings.data.test_split)
         return
+    from medvqa_cli.workflows.calibrate import evaluate_calibration as evaluate
+
     run, metrics = evaluate(call.settings, run=name, split=call.text("split"), overwrite=call.is_on("overwrite"),
                             progress=call.progress)
     _show_metrics(call, run.name, metrics)

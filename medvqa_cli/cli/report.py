@@ -22,13 +22,14 @@ def report(call: Call) -> None:
     """Write a run's report: one HTML page that needs nothing else."""
     from medvqa_cli.cli.run_choice import newest_run
     from medvqa_cli.runs import open_run
-    from medvqa_cli.workflows.report import write_report
 
     typed = call.text("run")
     run = open_run(call.runs, typed) if typed else newest_run(call.runs, lambda run: any(run.path.glob("*.jsonl")))
     if call.is_on("dry_run"):
         call.progress.say(f"Would write {run.report}")
         return
+    from medvqa_cli.workflows.report import write_report
+
     path = write_report(run, progress=call.progress)
     if not call.answer_json({"run": run.name, "report": str(path)}):
         call.terminal.print(str(path))

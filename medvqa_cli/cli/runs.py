@@ -28,6 +28,9 @@ def list_runs(call: Call) -> None:
         return
     call.terminal.print_table(["run", "created", "data set", "model", "has"],
                               [[row["run"], row["created"], row["dataset"], row["model"], row["has"]] for row in rows])
+    for row in rows:
+        if "problem" in row:
+            call.terminal.warn(row["problem"])
 
 
 @command(app, "show", RUN_ARGUMENT)
@@ -47,13 +50,22 @@ def show_run(call: Call) -> None:
 
 def describe_run(run: Run) -> dict[str, Any]:
     """Return a run's facts for a list: name, path, creation time, data set, model, and what it holds."""
-    manifest = run.read_json("manifest.json")
+    manifest, problem = _read_manifest(run)
     model = manifest.get("model") or {}
     has = {"model": bool(run.weights), "predictions": any(run.path.glob("predictions*.jsonl")),
            "metrics": (run.path / "metrics.json").is_file(), "report": run.report.is_file()}
     return {"run": run.name, "path": str(run.path), "created": str(manifest.get("created", ""))[:19],
             "dataset": (manifest.get("data") or {}).get("dataset"), "model": model.get("family"),
-            "has": [part for part, there in has.items() if there]}
+            "has": [part for part, there in has.items() if there]} | ({"problem": problem} if problem else {})
+
+
+def _read_manifest(run: Run) -> tuple[dict[str, Any], str]:
+    from medvqa_cli.errors import RunError
+
+    try:
+        return run.read_json("manifest.json"), ""
+    except RunError as error:
+        return {}, error.message
 
 
 def _list_files(run: Run) -> list[str]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from rich.console import Console
 
@@ -153,7 +155,7 @@ class Terminal:
 
     def print_json(self, document: Any) -> None:
         """Print the one JSON document of `--json`."""
-        self._stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+        self._stdout.write(json.dumps(_without_nan(document), indent=2, ensure_ascii=False, default=str) + "\n")
         self._stdout.flush()
 
     def print(self, text: str = "") -> None:
@@ -219,6 +221,15 @@ class _LibraryHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Pass on one message."""
         self._terminal.debug(f"{record.name}: {record.getMessage()}")
+
+
+def _without_nan(value: Any) -> Any:
+    """Return a document with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _as_text(value: Any) -> str:

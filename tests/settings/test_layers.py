@@ -121,7 +121,8 @@ def test_plugin_files_add_up():
     ("qqq=1", "--set qqq: unknown setting 'qqq'."),
     ("train.epochs=abc", "--set train.epochs: setting 'train.epochs' is \"abc\": input should be a valid number."),
     ("train.epochs=-1", "--set train.epochs: setting 'train.epochs' is -1: input should be greater than 0."),
-    ("train.tuning=all", "--set train.tuning: setting 'train.tuning' is \"all\": input should be 'auto', 'lora' or 'full'."),
+    ("train.tuning=all",
+     "--set train.tuning: setting 'train.tuning' is \"all\": input should be 'auto', 'lora' or 'full'."),
     ("train.learning_rate=1e999",
      "--set train.learning_rate: setting 'train.learning_rate' is Infinity: input should be a finite number."),
     ("train.lora.r=1.5", "--set train.lora.r: setting 'train.lora.r' is 1.5: input should be a valid integer."),
@@ -177,8 +178,8 @@ def test_template_holds_every_key_and_reads_back_as_the_defaults():
     for section in ("paths", "train.lora", "calibration"):
         assert f"\n[{section}]\n" in text
     assert "# Peak learning rate of AdamW.\n# learning_rate = 0.0001\n" in text
-    uncommented = "\n".join(line.removeprefix("# ") for line in text.splitlines() if " = " in line or line.startswith("["))
-    tree = tomllib.loads("\n".join(line for line in uncommented.splitlines() if not line.endswith(".")))
+    uncommented = [line.removeprefix("# ") for line in text.splitlines() if " = " in line or line.startswith("[")]
+    tree = tomllib.loads("\n".join(line for line in uncommented if not line.endswith(".")))
     assert make_settings(tree) == Settings()
     named = {line.split(" ")[1] for line in text.splitlines() if line.startswith("# ") and " =" in line}
     assert {key.rpartition(".")[2] for key in list_keys()} <= named

@@ -51,7 +51,8 @@ def test_yaml_cannot_build_python_objects(tmp_path):
 
 
 def test_toml_and_json_and_yaml_read_alike(tmp_path):
-    texts = {"x.toml": "seed = 1\n[train]\nlearning_rate = 1e-4\n", "x.json": '{"seed": 1, "train": {"learning_rate": 1e-4}}',
+    texts = {"x.toml": "seed = 1\n[train]\nlearning_rate = 1e-4\n",
+             "x.json": '{"seed": 1, "train": {"learning_rate": 1e-4}}',
              "x.yaml": "seed: 1\ntrain: {learning_rate: 1e-4}\n"}
     for name, text in texts.items():
         path = write(tmp_path / name, text)
@@ -95,8 +96,8 @@ def test_a_folder_and_a_binary_file_are_no_config(tmp_path):
 
 
 def test_the_environment_steps_into_sections_at_two_underscores():
-    found = sources.read_environment({"MEDVQA_TRAIN__LEARNING_RATE": "1e-4", "MEDVQA_SEED": "3", "MEDVQA_DATA__ROOT": "",
-                                      "MEDVQA_CONFIG_HOME": "/x", "MEDVQA_TEST_DATA": "/y", "HOME": "/z"})
+    found = sources.read_environment({"MEDVQA_TRAIN__LEARNING_RATE": "1e-4", "MEDVQA_SEED": "3",
+                                      "MEDVQA_DATA__ROOT": "", "MEDVQA_CONFIG_HOME": "/x", "MEDVQA_TEST_DATA": "/y", "HOME": "/z"})
     assert found == [Assignment(("seed",), "3", "MEDVQA_SEED", is_text=True),
                      Assignment(("train", "learning_rate"), "1e-4", "MEDVQA_TRAIN__LEARNING_RATE", is_text=True)]
 
@@ -138,7 +139,8 @@ def test_a_folder_is_found_without_checking_other_settings():
 
 
 def test_plugin_files_of_all_sources_add_up():
-    found = [Assignment(("plugins",), ["a.py", "b.py"], "file"), Assignment(("plugins",), "b.py, c.py", "env", is_text=True),
+    found = [Assignment(("plugins",), ["a.py", "b.py"], "file"),
+             Assignment(("plugins",), "b.py, c.py", "env", is_text=True),
              Assignment(("plugins",), '["d.py"]', "--set", is_text=True)]
     assert sources.find_plugin_files(found) == [Path("a.py"), Path("b.py"), Path("c.py"), Path("d.py")]
 

@@ -1,0 +1,300 @@
+"""A line typed is the call it seems to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medvqa_cli import plugins
+
+
+def only(calls):
+    assert len(calls) == 1, calls
+    return calls[0]
+
+
+def test_the_cards_training_line(medvqa, workflows):
+    result = medvqa("train", "sft", "--model", "llava-med", "--dataset", "slake")
+    assert result.exit_code == 0, result.stderr
+    call = only(workflows)
+    settings = call.arguments[0]
+    assert (call.job, settings.model.name, settings.data.dataset) == ("train_sft", "llava-med", "slake")
+    assert (call.job, call.resume, call.init_from, call.dry_run) == ("train_sft", None, None, False)
+    assert "Next: medvqa infer --run fake" in result.stderr
+
+
+def test_the_cards_calibration_line_takes_the_latest_run(medvqa, workflows, make_run):
+    make_run("older", dataset="vqa_rad")
+    latest = make_run("latest", dataset="slake", seed=7)
+    result = medvqa("eval", "calibration", "--samples", "100")
+    assert result.exit_code == 0, result.stderr
+    call = only(workflows)
+    settings = call.arguments[0]
+    assert (call.job, call.run, call.split) == ("evaluate_calibration", str(latest.path), None)
+    assert (settings.calibration.samples, settings.data.dataset, settings.seed) == (100, "slake", 7)
+    assert "taking the latest trained run, 'latest' (data set 'slake')" in result.stderr
+
+
+def test_every_training_flag_reaches_its_setting(medvqa, workflows):
+    result = medvqa(
+        "train", "sft", "--dataset", "slake", "--root", "/d", "--language", "zh", "--question-type", "closed",
+        "--subsample", "10", "--limit", "20", "--missing-images", "skip", "--model", "m", "--family", "llava",
+        "--dtype", "bfloat16", "--device", "cpu", "--attention", "eager", "--scratch", "--tuning", "lora",
+        "--lora-r", "4", "--lora-alpha", "8", "--lora-dropout", "0.1", "--lora-targets", "q_proj,v_proj",
+        "--freeze-vision-tower", "--tune-projector", "--epochs", "2", "--max-steps", "9", "--batch-size", "3",
+        "--grad-accum", "5", "--learning-rate", "1e-3", "--warmup", "0.1", "--scheduler", "linear", "--packing", "off",
+        "--gradient-checkpointing", "--workers", "2", "--seed", "3", "--runs-dir", "r", "--prepared-dir", "p",
+        "--name", "n", "--set", "train.log_steps=1", "--set", "data.options.count=4")
+    assert result.exit_code == 0, result.stderr
+    call = only(workflows)
+    s = call.arguments[0]
+    assert (s.data.dataset, s.data.root, s.data.language, s.data.question_type, s.data.subsample, s.data.limit,
+            s.data.missing_images) == ("slake", Path("/d"), "zh", "closed", 10, 20, "skip")
+    assert (s.model.name, s.model.family, s.model.dtype, s.model.device, s.model.attention, s.model.scratch) == (
+        "m", "llava", "bfloat16", "cpu", "eager", True)
+    t = s.train
+    assert (t.tuning, t.lora.r, t.lora.alpha, t.lora.dropout, t.lora.targets, t.freeze_vision_tower, t.tune_projector,
+            t.epochs, t.max_steps, t.batch_size, t.gradient_accumulation, t.learning_rate, t.warmup, t.scheduler,
+            t.packing, t.gradient_checkpointing, t.workers, t.log_steps) == (
+        "lora", 4, 8, 0.1, ("q_proj", "v_proj"), True, True, 2, 9, 3, 5, 1e-3, 0.1, "linear", "off", True, 2, 1)
+    assert (s.seed, s.paths.runs, s.paths.prepared, call.name, s.data.options) == (
+        3, Path("r"), Path("p"), "n", {"count": 4})
+
+
+def test_init_from_may_be_said_by_naming_a_run_as_model(medvqa, workflows, make_run):
+    make_run("first")
+    assert medvqa("train", "sft", "--init-from", "first").exit_code == 0
+    assert medvqa("train", "sft", "--model", "first").exit_code == 0
+    assert [call.init_from for call in workflows] == ["first", "first"]
+
+
+def test_resume_takes_no_other_settings(medvqa, workflows):
+    assert medvqa("train", "sft", "--resume", "a", "--runs-dir", "r").exit_code == 0
+    assert only(workflows).resume == "a"
+    result = medvqa("train", "sft", "--resume", "a", "--epochs", "3", "--set", "seed=1", "--name", "b")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --resume goes on with the run's own settings: --set seed, --epochs, --name "
+                                    "would have no effect.\nhint: ")
+    assert len(workflows) == 1
+
+
+def test_infer_continues_from_a_named_run(medvqa, workflows, make_run):
+    run = make_run("a", dataset="slake", infer={"max_new_tokens": 7, "batch_size": 2})
+    make_run("newer")
+    result = medvqa("infer", "--run", "a", "--split", "validation", "--tag", "t", "--max-new-tokens", "9",
+                    "--blank-images", "--overwrite")
+    assert result.exit_code == 0, result.stderr
+    call = only(workflows)
+    settings = call.arguments[0]
+    assert (call.job, call.run, call.split, call.tag, call.overwrite) == (
+        "infer_split", str(run.path), "validation", "t", True)
+    assert (settings.data.dataset, settings.infer.max_new_tokens, settings.infer.batch_size,
+            settings.infer.blank_images) == ("slake", 9, 2, True)
+    assert "latest" not in result.stderr
+
+
+@pytest.mark.parametrize("typed", [("--model", "llava-med"), ("--set", "model.name=llava-med")])
+def test_a_named_model_needs_no_run(medvqa, workflows, make_run, typed):
+    make_run("a", dataset="slake")
+    assert medvqa("infer", *typed).exit_code == 0
+    call = only(workflows)
+    assert call.run is None
+    assert (call.arguments[0].model.name, call.arguments[0].data.dataset) == ("llava-med", "demo")
+
+
+def test_a_run_may_be_named_as_model(medvqa, workflows, make_run):
+    run = make_run("a", dataset="slake")
+    make_run("b")
+    assert medvqa("infer", "--model", "a").exit_code == 0
+    assert only(workflows).run == str(run.path)
+
+
+def test_a_model_in_a_settings_file_does_not_hide_the_latest_run(medvqa, workflows, make_run, tmp_path):
+    run = make_run("a")
+    (tmp_path / "c.yaml").write_text("model: {name: llava, scratch: true}\ninfer: {max_new_tokens: 5}\n")
+    assert medvqa("infer", "--config", "c.yaml").exit_code == 0
+    call = only(workflows)
+    assert (call.run, call.arguments[0].infer.max_new_tokens) == (str(run.path), 5)
+
+
+def test_questions_about_one_image(medvqa, workflows, make_run):
+    make_run("a")
+    assert medvqa("infer", "--image", "x.png", "--question", "Is it?", "--question", "What?").exit_code == 0
+    call = only(workflows)
+    assert (call.job, call.arguments[1], call.arguments[2]) == ("infer_image", Path("x.png"), ["Is it?", "What?"])
+
+
+@pytest.mark.parametrize(("typed", "message"), [
+    (("--question", "Q"), "error: --question needs a picture.\nhint: Name one with --image.\n"),
+    (("--image", "x.png"), "error: --image needs a question.\n"),
+    (("--image", "x.png", "--question", "Q", "--split", "test"),
+     "error: --image and --split or --tag exclude each other.\n"),
+])
+def test_half_an_image_question_is_refused(medvqa, workflows, make_run, typed, message):
+    make_run("a")
+    result = medvqa("infer", *typed)
+    assert (result.exit_code, workflows) == (2, [])
+    assert result.stderr.startswith(message)
+
+
+@pytest.mark.parametrize("line", [("infer",), ("eval", "calibration"), ("eval", "answers"), ("report",),
+                                  ("runs", "show")])
+def test_without_any_run_the_error_says_what_to_do(medvqa, line):
+    result = medvqa(*line, "--runs-dir", "empty")
+    assert result.exit_code == 7
+    assert result.stderr.startswith("error: ")
+    assert "in 'empty'." in result.stderr.splitlines()[0]
+    assert "medvqa quickstart" in result.stderr.splitlines()[1]
+
+
+def test_an_unknown_run_lists_the_known(medvqa, workflows, make_run):
+    make_run("a")
+    result = medvqa("infer", "--run", "b")
+    assert (result.exit_code, result.stderr) == (7, "error: There is no run 'b' in 'runs'.\nhint: Known: a.\n")
+
+
+def test_answers_are_scored_for_the_latest_run_that_has_some(medvqa, workflows, make_run, document):
+    make_run("answered", answered=True, dataset="slake")
+    make_run("newer")
+    answer = document("eval", "answers", "--tag", "t", "--resamples", "9")
+    call = only(workflows)
+    assert (call.arguments[0].name, call.tag, call.arguments[1].evaluation.resamples) == ("answered", "t", 9)
+    assert answer == {"run": "answered", "metrics": {"accuracy": 0.5}}
+
+
+def test_metrics_are_printed_for_people(medvqa, workflows, make_run):
+    make_run("a", answered=True)
+    result = medvqa("eval", "answers", "--run", "a")
+    assert result.stdout == "run: a\naccuracy: 0.5\n"
+    assert result.stderr == "Next: medvqa report a\n"
+
+
+def test_report_prints_its_path(medvqa, workflows, make_run):
+    make_run("a", answered=True)
+    result = medvqa("report", "a")
+    assert only(workflows).arguments[0].name == "a"
+    assert result.stdout.strip().endswith("report.html")
+
+
+def test_gpu_is_chosen_before_the_workflow_runs(medvqa, workflows, monkeypatch):
+    import os
+    import sys
+
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert medvqa("train", "sft", "--gpu", "1,2").exit_code == 0
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1,2"
+    result = medvqa("train", "sft", "--gpu", "first")
+    assert (result.exit_code, len(workflows)) == (2, 1)
+    assert "'first' is no list of GPU numbers." in result.stderr
+
+
+def test_dry_run_of_training_names_data_model_and_settings_and_writes_nothing(medvqa, workflows, document, tmp_path):
+    plugin = _write_dataset(tmp_path)
+    before = sorted(tmp_path.rglob("*.*"))
+    plan = document("train", "sft", "--dataset", "stand_in", "--model", "llava", "--epochs", "2", "--dry-run",
+                    "--plugin", str(plugin))
+    assert only(workflows).dry_run is True
+    assert (plan["dry_run"], plan["dataset"], plan["root"], plan["model"]) == (True, "stand_in", "/data/here", "llava")
+    assert plan["settings"]["train.epochs"] == 2
+    assert "seed" not in plan["settings"], "only what is not at its default"
+    assert [path for path in sorted(tmp_path.rglob("*.*")) if path.suffix != ".pyc"] == before
+
+
+def test_dry_run_of_inference_calls_no_workflow(medvqa, workflows, make_run):
+    make_run("a", dataset="nowhere_set")
+    result = medvqa("infer", "--dry-run", "--run", "a")
+    assert (result.exit_code, workflows) == (3, [])
+    assert "Unknown data set 'nowhere_set'." in result.stderr, "a plan that cannot work is an error"
+
+
+def _write_dataset(folder: Path) -> Path:
+    path = folder / "stand_in.py"
+    path.write_text(
+        "from pathlib import Path\nfrom medvqa_cli.data.protocol import DatasetCard\n"
+        "class Plugin:\n    card = DatasetCard(title='t', summary='s', licence='l', citation='c', homepage='h',"
+        " obtain='o', closed_definition='d', aliases=('standing-in',))\n    Options = None\n"
+        "    def find_root(self, root): return root or Path('/data/here')\n"
+        "    def read(self, root, options): return iter(())\nPLUGIN = Plugin()\n")
+    return path
+
+
+def test_a_loose_plugin_is_listed_and_shown(medvqa, document, tmp_path):
+    path = _write_dataset(tmp_path)
+    rows = document("data", "list", "--plugin", str(path))
+    assert {"name": "stand_in", "origin": "file", "summary": f"from {path}"} in rows
+    card = document("data", "list", "standing-in", "--plugin", str(path))
+    assert (card["name"], card["title"], card["options"], card["found"]) == ("stand_in", "t", {}, "/data/here")
+    rows = document("plugins", "list", "--check", "--plugin", str(path))
+    assert {"kind": "data set", "name": "stand_in", "origin": "file", "summary": f"from {path}", "problem": ""} in rows
+
+
+def test_a_loose_plugin_of_the_user_file_is_listed(document, tmp_path):
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "config.toml").write_text(f"plugins = ['{_write_dataset(tmp_path)}']\n")
+    assert "stand_in" in [row["name"] for row in document("data", "list")]
+
+
+@pytest.mark.parametrize("line", [("data", "list"), ("models", "list"), ("plugins", "list"), ("config", "show")])
+def test_a_broken_loose_plugin_is_named(medvqa, tmp_path, line):
+    path = tmp_path / "bad.py"
+    path.write_text("import nothing_like_this\n")
+    result = medvqa(*line, "--plugin", str(path))
+    assert result.exit_code == 3
+    assert result.stderr.startswith(f"error: The plugin file '{path}' cannot be loaded: ModuleNotFoundError: ")
+
+
+def test_plugins_list_check_fails_aloud_and_shows_all(medvqa, monkeypatch):
+    monkeypatch.setattr(plugins.models, "failure", lambda name: "it is broken")
+    result = medvqa("plugins", "list", "--check")
+    assert result.exit_code == 3
+    assert "it is broken" in result.stdout
+    assert "plugins do not work: llava" in result.stderr
+
+
+def test_models_list_names_families_and_own_names(document, tmp_path):
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "config.toml").write_text('[aliases.models]\nllava-med = "/models/med"\n')
+    rows = {row["name"]: row for row in document("models", "list")}
+    assert rows["llava"]["origin"] == "built-in"
+    assert rows["llava-med"] == {"name": "llava-med", "origin": str(tmp_path / "user" / "config.toml"),
+                                 "summary": "/models/med"}
+
+
+@pytest.mark.parametrize("name", ["llava", "LLaVA", "llava-med", "llava_1.5_7b"])
+def test_models_info_takes_families_and_checkpoints(document, name):
+    card = document("models", "info", name)
+    assert (card["name"], card["packs"]) == ("llava", True)
+    assert "image_size" in card["options"]
+
+
+def test_models_info_suggests(medvqa):
+    result = medvqa("models", "info", "lava")
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (
+        3, "error: Unknown model family 'lava'. Did you mean 'llava'?")
+
+
+def test_runs_are_listed_newest_first_and_a_damaged_one_hides_none(medvqa, make_run, document):
+    make_run("a", dataset="slake", answered=True)
+    bad = make_run("b")
+    bad.manifest.write_text("{")
+    rows = document("runs", "list")
+    assert [row["run"] for row in rows] == ["a", "b"]
+    assert (rows[0]["dataset"], rows[0]["model"], rows[0]["has"]) == ("slake", "llava", ["model", "predictions"])
+    assert "is damaged" in rows[1]["problem"]
+    result = medvqa("runs", "list")
+    assert result.stdout.splitlines()[0].split() == ["run", "created", "data", "set", "model", "has"]
+    assert "warning: " in result.stderr
+
+
+def test_no_runs_is_no_error(medvqa):
+    result = medvqa("runs", "list")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "There are no runs in 'runs'. Start with `medvqa quickstart`.\n"
+
+
+def test_a_run_is_shown(document, make_run):
+    make_run("a", answered=True)
+    shown = document("runs", "show", "a")
+    assert (shown["run"], shown["manifest"]["model"]) == ("a", {"family": "llava"})
+    assert shown["files"] == ["manifest.json", "model", "predictions.jsonl", "settings.json"]
