@@ -1,0 +1,123 @@
+"""Intervals: questions about one image are not independent, so the bootstrap draws images, not questions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from numpy.typing import NDArray
+
+BLOCK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its bounds; the bounds are None where fewer than two clusters leave nothing to resample."""
+
+    estimate: float
+    low: float | None
+    high: float | None
+
+
+def bootstrap_mean(values: Sequence[float], clusters: Sequence[Hashable], *, level: float = 0.95,
+                   resamples: int = 2000, seed: int = 0) -> Interval:
+    """Return the mean of values with its percentile interval under resampling of whole clusters.
+
+    Args:
+        values: One number a question.
+        clusters: The image each question is about.
+        level: Coverage wanted, in 0-1.
+        resamples: Bootstrap draws.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If there are no values.
+
+    Source:
+        Field and Welsh 2007, J. R. Statist. Soc. B 69(3), the randomized cluster bootstrap; percentile bounds.
+    """
+    return bootstrap_ratio(values, [1.0] * len(values), clusters, level=level, resamples=resamples, seed=seed)
+
+
+def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float], clusters: Sequence[Hashable], *,
+                    level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Return sum(numerators) / sum(denominators) with its interval under resampling of whole clusters.
+
+    Raises:
+        ValueError: If the denominators sum to zero.
+    """
+    tops, bottoms = np.asarray(numerators, float), np.asarray(denominators, float)
+    if bottoms.sum() == 0:
+        raise ValueError("a ratio needs a denominator that is not zero")
+    owner = number_clusters(clusters)
+    count = int(owner.max()) + 1
+    estimate = float(tops.sum() / bottoms.sum())
+    if count < 2:
+        return Interval(estimate, None, None)
+    sums = np.stack([np.bincount(owner, tops, count), np.bincount(owner, bottoms, count)], axis=1)
+    draws = np.concatenate([weights @ sums for weights in _draw_weights(count, resamples, seed)])
+    draws = draws[draws[:, 1] > 0]
+    return _percentiles(estimate, draws[:, 0] / draws[:, 1], level)
+
+
+def bootstrap_statistic(statistic: Callable[[NDArray[np.intp]], float], clusters: Sequence[Hashable], *,
+                        level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Return any statistic of row numbers with its interval under resampling of whole clusters."""
+    owner = number_clusters(clusters)
+    count = int(owner.max()) + 1
+    estimate = statistic(np.arange(len(owner)))
+    if count < 2:
+        return Interval(estimate, None, None)
+    rows = [np.flatnonzero(owner == cluster) for cluster in range(count)]
+    random = np.random.default_rng(seed)
+    draws = [statistic(np.concatenate([rows[cluster] for cluster in random.integers(0, count, count)]))
+             for _ in range(resamples)]
+    return _percentiles(estimate, np.asarray(draws), level)
+
+
+def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interval:
+    """Return a share with Wilson's interval, for independent trials and small numbers.
+
+    Raises:
+        ValueError: If there are no trials.
+
+    Source:
+        Wilson 1927, J. Am. Statist. Assoc. 22(158), p. 210.
+    """
+    if trials < 1:
+        raise ValueError("a share needs at least one trial")
+    share, z = successes / trials, NormalDist().inv_cdf(0.5 + level / 2)
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def number_clusters(clusters: Sequence[Hashable]) -> NDArray[np.intp]:
+    """Return a number from 0 for each row's cluster, in order of appearance.
+
+    Raises:
+        ValueError: If there are no rows.
+    """
+    if not clusters:
+        raise ValueError("an interval needs at least one value")
+    numbers: dict[Hashable, int] = {}
+    return np.asarray([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.intp)
+
+
+def _draw_weights(count: int, resamples: int, seed: int) -> list[NDArray[np.float64]]:
+    """Return how often each cluster is drawn, [draws, clusters], in blocks that bound the memory."""
+    random = np.random.default_rng(seed)
+    sizes = [BLOCK] * (resamples // BLOCK) + ([resamples % BLOCK] if resamples % BLOCK else [])
+    return [random.multinomial(count, np.full(count, 1 / count), size=size).astype(float) for size in sizes]
+
+
+def _percentiles(estimate: float, draws: NDArray[np.float64], level: float) -> Interval:
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high))
