@@ -52,7 +52,8 @@ def test_help_names_every_command(medvqa, line):
 
 @pytest.mark.parametrize(("line", "words"), [
     (("data",), ("list", "prepare", "analyze", "show")), (("train",), ("sft",)),
-    (("eval",), ("answers", "calibration")), (("runs",), ("list", "show")), (("config",), ("init", "show", "schema")), (("models",), ("list", "info")),
+    (("eval",), ("answers", "calibration")), (("runs",), ("list", "show")),
+    (("config",), ("init", "show", "schema")), (("models",), ("list", "info")),
     (("train", "sft", "--help"), ("--learning-rate", "--config", "--set", "--plugin", "--log-file", "--runs-dir")),
     (("infer", "-h"), ("--image", "--question", "--max-new-tokens", "--blank-images", "--dry-run")),
     (("eval", "calibration", "-h"), ("--samples", "--bins", "--temperature")),

@@ -97,7 +97,8 @@ def test_a_folder_and_a_binary_file_are_no_config(tmp_path):
 
 def test_the_environment_steps_into_sections_at_two_underscores():
     found = sources.read_environment({"MEDVQA_TRAIN__LEARNING_RATE": "1e-4", "MEDVQA_SEED": "3",
-                                      "MEDVQA_DATA__ROOT": "", "MEDVQA_CONFIG_HOME": "/x", "MEDVQA_TEST_DATA": "/y", "HOME": "/z"})
+                                      "MEDVQA_DATA__ROOT": "", "MEDVQA_CONFIG_HOME": "/x",
+                                      "MEDVQA_TEST_DATA": "/y", "HOME": "/z"})
     assert found == [Assignment(("seed",), "3", "MEDVQA_SEED", is_text=True),
                      Assignment(("train", "learning_rate"), "1e-4", "MEDVQA_TRAIN__LEARNING_RATE", is_text=True)]
 
