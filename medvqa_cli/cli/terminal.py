@@ -190,7 +190,7 @@ class Terminal:
     def print_tree(self, tree: Mapping[str, Any], indent: str = "") -> None:
         """Print facts line by line, nested ones indented."""
         for key, value in tree.items():
-            if isinstance(value, dict):
+            if isinstance(value, dict) and value:
                 self.print(f"{indent}{key}:")
                 self.print_tree(value, f"{indent}  ")
             else:
@@ -233,8 +233,8 @@ def _without_nan(value: Any) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    if value is None:
+    if value is None or value in ({}, [], (), ""):
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(map(_as_text, value)) if isinstance(value, list | tuple) else str(value)
