@@ -29,11 +29,15 @@ def render_picture(path: Path, max_pixels: int, columns: int) -> Text:
 
     image = read_image(path, max_pixels=max_pixels).convert("RGB")
     rows = max(1, round(image.height / image.width * columns / 2)) * 2
-    small = image.resize((columns, rows))
+    pixels = image.resize((columns, rows)).tobytes()
+
+    def color_at(x: int, y: int) -> Color:
+        start = 3 * (y * columns + x)
+        return Color.from_rgb(*pixels[start:start + 3])
+
     text = Text(no_wrap=True)
     for y in range(0, rows, 2):
         for x in range(columns):
-            above, below = (Color.from_rgb(*small.getpixel((x, row))) for row in (y, y + 1))
-            text.append(UPPER_HALF, Style(color=above, bgcolor=below))
+            text.append(UPPER_HALF, Style(color=color_at(x, y), bgcolor=color_at(x, y + 1)))
         text.append("\n" if y + 2 < rows else "")
     return text

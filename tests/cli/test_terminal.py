@@ -34,7 +34,8 @@ def run_in_terminal(*arguments: str, **variables: str) -> str:
     """Run Python with stdout and stderr on a pseudo-terminal; return what it shows."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30", **variables}
-    process = subprocess.Popen([sys.executable, *arguments], stdout=theirs, stderr=theirs, stdin=theirs, env=environment)
+    process = subprocess.Popen([sys.executable, *arguments], stdin=theirs, stdout=theirs, stderr=theirs,
+                               env=environment)
     os.close(theirs)
     shown = b""
     while True:
