@@ -47,7 +47,10 @@ class Dataset(Protocol):
     """
 
     card: DatasetCard
-    Options: type[BaseModel] | None
+
+    @property
+    def Options(self) -> type[BaseModel] | None:  # noqa: N802 - it holds a class
+        """Strict pydantic model of the reader's own options (a cached property that imports pydantic), or None."""
 
     def find_root(self, root: Path | None) -> Path:
         """Return the folder that holds the files: `root`, or the first default folder that looks right.
