@@ -21,7 +21,8 @@ YesNo = Literal["yes", "no"]
 
 _EDGES = string.punctuation + string.whitespace + "\u2018\u2019\u201c\u201d\u2026\u2013\u2014"
 _CUE = re.compile(r"^(the\s+)?(final\s+)?answer\s*(is|:)\s*", re.IGNORECASE)
-_FIRST = re.compile(r"^(yes|no)(?![\w'\u2019-])(?!\s+(?:doubt|idea|way to)\b)")
+_FIRST = re.compile(r"^(yes|no)(?![\w'\u2019-])(?!\s*(?:/|or\b)\s*(?:yes|no)\b)(?!\s+(?:doubt|idea|way to)\b)")
+_NEGATED = re.compile(r"\bnot\b|n['\u2019]t\b|\bnor\b|\bneither\b")
 _WORDS = {"yes": re.compile(r"(?<![\w-])yes(?![\w-])"), "no": re.compile(r"(?<![\w-])no(?![\w'\u2019-])")}
 
 
@@ -44,16 +45,16 @@ def parse_yes_no(text: str) -> YesNo | None:
     """Return what a free answer says to a yes/no question, or None if it says neither.
 
     An answer that begins with the word yes or no (after an "Answer:" or "The answer is") says that. Another one says
-    what it contains if it holds one of the two words, as a whole word, and not the other, and is a plain statement of
-    it: "I would say yes". A "no" inside a sentence usually denies a noun ("there is no lesion") and answers "Is it
-    normal?" with yes, so it counts only as the last word. "normal", "not", "know", "nodule" are other words.
+    what it contains if it holds one of the two words, as a whole word, and not the other, and no negation: "I would
+    say yes". "Yes or no" says neither. A "no" inside a sentence usually denies a noun ("there is no lesion") and
+    answers "Is it normal?" with yes, so it counts only as the last word. "normal", "know", "nodule" are other words.
     """
     answer = _CUE.sub("", normalize_answer(text)).strip(_EDGES)
     first = _FIRST.match(answer)
     if first:
         return _as_yes_no(first.group(1))
     found = [word for word, pattern in _WORDS.items() if pattern.search(answer)]
-    if len(found) == 1 and (found[0] == "yes" or answer.endswith(" no")):
+    if len(found) == 1 and not _NEGATED.search(answer) and (found[0] == "yes" or answer.endswith(" no")):
         return _as_yes_no(found[0])
     return None
 

@@ -53,10 +53,10 @@ def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float], 
     Raises:
         ValueError: If the denominators sum to zero.
     """
+    owner = number_clusters(clusters)
     tops, bottoms = np.asarray(numerators, float), np.asarray(denominators, float)
     if bottoms.sum() == 0:
         raise ValueError("a ratio needs a denominator that is not zero")
-    owner = number_clusters(clusters)
     count = int(owner.max()) + 1
     estimate = float(tops.sum() / bottoms.sum())
     if count < 2:

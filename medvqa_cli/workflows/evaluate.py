@@ -1,0 +1,127 @@
+"""`medvqa eval`: rows of a run to metrics; needs no model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.errors import RunError
+from medvqa_cli.progress import SILENT, Progress
+from medvqa_cli.records import Prediction, prediction_from_json, read_jsonl, write_atomically, write_json, write_jsonl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from medvqa_cli.runs import Run
+    from medvqa_cli.settings.schema import Settings
+
+
+def evaluate_answers(run: Run, settings: Settings, *, tag: str = "", progress: Progress = SILENT) -> dict[str, Any]:
+    """Score a run's predictions, write `scores.jsonl`, merge the summary into `metrics.json` and return it.
+
+    Args:
+        run: Holds `predictions.jsonl`, or `predictions-TAG.jsonl`.
+        settings: `evaluation` and `seed` are used.
+        tag: Which predictions.
+        progress: Where to report.
+
+    Raises:
+        RunError: If there are no predictions, or a row is damaged or doubled.
+    """
+    from medvqa_cli.evaluation.answers import score_predictions, summarize_scores
+
+    suffix = f"-{tag}" if tag else ""
+    predictions = read_predictions(run.path / f"predictions{suffix}.jsonl")
+    scores = score_predictions(predictions)
+    summary = summarize_scores(scores, predictions, settings.evaluation, seed=settings.seed)
+    meta = _read_meta(run, f"predictions{suffix}")
+    summary["baselines"] = meta.pop("baselines", None)
+    _add_completeness(summary, meta, len(predictions), progress)
+    write_jsonl(run.path / f"scores{suffix}.jsonl", scores)
+    merge_metrics(run, "answers", {tag or "main": summary})
+    return summary
+
+
+def evaluate_samples(run: Run, settings: Settings, *, progress: Progress = SILENT) -> dict[str, Any]:
+    """Measure calibration from a run's `samples.jsonl`, write `calibration/` and return the metrics.
+
+    Raises:
+        RunError: If there are no samples, or a row is damaged or doubled.
+        DataError: If no sampled question is a yes/no question.
+    """
+    from medvqa_cli.evaluation.calibration import count_votes, summarize_confidence, to_rows
+
+    predictions = read_predictions(run.path / "samples.jsonl")
+    details = count_votes(predictions)
+    meta = _read_meta(run, "samples")
+    summary = summarize_confidence(details, settings.evaluation, num_bins=settings.calibration.bins,
+                                   num_samples=meta.get("samples", settings.calibration.samples), seed=settings.seed)
+    sample = predictions[0].sample
+    summary["protocol"] |= {"dataset": sample.dataset, "split": sample.split}
+    _add_completeness(summary, meta, len(predictions), progress)
+    folder = run.path / "calibration"
+    write_json(folder / "metrics.json", summary)
+    write_json(folder / "detailed_results.json", to_rows(details))
+    write_atomically(folder / "summary.txt", _summarize_in_words(summary))
+    merge_metrics(run, "calibration", summary)
+    return summary
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Return the rows of a prediction file.
+
+    Raises:
+        RunError: If there are none, a row is damaged, or a question is answered twice.
+    """
+    if not path.exists():
+        raise RunError(f"Run '{path.parent.name}' has no {path.name}.",
+                       f"Make it with `medvqa infer --run {path.parent.name}`." if path.name.startswith("predictions")
+                       else f"Make it with `medvqa eval calibration --run {path.parent.name}`.")
+    predictions = [_parse(row, path, number) for number, row in enumerate(read_jsonl(path), start=1)]
+    if not predictions:
+        raise RunError(f"'{path}' is empty.", "Run the stage that writes it again.")
+    seen: set[str] = set()
+    for prediction in predictions:
+        if prediction.sample.question_id in seen:
+            raise RunError(f"'{path}' answers question '{prediction.sample.question_id}' twice.",
+                           "Remove one of the rows, or answer anew with --overwrite.")
+        seen.add(prediction.sample.question_id)
+    return predictions
+
+
+def merge_metrics(run: Run, key: str, content: Mapping[str, Any]) -> None:
+    """Put results under a key of `metrics.json`; those under other keys, and other tags, are kept."""
+    metrics = run.read_json("metrics.json") if (run.path / "metrics.json").exists() else {}
+    kept = metrics.get(key, {}) if key == "answers" else {}
+    write_json(run.path / "metrics.json", metrics | {key: {**kept, **content}})
+
+
+def _parse(row: dict[str, Any], path: Path, number: int) -> Prediction:
+    try:
+        return prediction_from_json(row)
+    except (TypeError, KeyError) as error:
+        raise RunError(f"{path}, line {number}: not a prediction ({error}).",
+                       "Was the file written by another version? Answer anew with --overwrite.") from error
+
+
+def _read_meta(run: Run, name: str) -> dict[str, Any]:
+    path = run.path / f"{name}.meta.json"
+    return run.read_json(path.name) if path.exists() else {}
+
+
+def _add_completeness(summary: dict[str, Any], meta: dict[str, Any], found: int, progress: Progress) -> None:
+    expected = meta.get("expected", found)
+    summary["protocol"]["inference"] = meta
+    summary["incomplete"] = found < expected
+    if found < expected:
+        progress.warn(f"Only {found} of {expected} questions are answered: these are not the final numbers. "
+                      "Run the same command again to answer the rest.")
+
+
+def _summarize_in_words(summary: dict[str, Any]) -> str:
+    names = ("accuracy", "mean_confidence", "ece", "mce", "overconfidence", "underconfidence", "brier", "bias_floor",
+             "valid_response_rate", "num_questions", "num_samples")
+    lines = [f"{name}: {summary[name]:.4f}" if isinstance(summary[name], float) else f"{name}: {summary[name]}"
+             for name in names]
+    protocol = summary["protocol"]
+    return "\n".join([f"Calibration on {protocol['dataset']}, split {protocol['split']}", *lines]) + "\n"

@@ -1,0 +1,62 @@
+"""Clustered intervals against scipy, by coverage, and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, bootstrap
+
+from medvqa_cli.scoring.intervals import bootstrap_mean, bootstrap_ratio, bootstrap_statistic, wilson_interval
+
+
+def test_without_clusters_it_is_the_ordinary_bootstrap():
+    values = np.random.default_rng(0).random(120)
+    found = bootstrap_mean(values.tolist(), list(range(120)), resamples=8000)
+    expected = bootstrap((values,), np.mean, n_resamples=8000, method="percentile", rng=1).confidence_interval
+    assert found.estimate == pytest.approx(values.mean())
+    assert found.low == pytest.approx(expected.low, abs=0.003)
+    assert found.high == pytest.approx(expected.high, abs=0.003)
+
+
+def test_repeating_every_question_does_not_narrow_a_clustered_interval():
+    values = (np.random.default_rng(2).random(60) < 0.7).astype(float)
+    once = bootstrap_mean(values.tolist(), list(range(60)))
+    often = bootstrap_mean(np.repeat(values, 10).tolist(), np.repeat(np.arange(60), 10).tolist())
+    naive = bootstrap_mean(np.repeat(values, 10).tolist(), list(range(600)))
+    assert often.high - often.low == pytest.approx(once.high - once.low, rel=1e-9)
+    assert naive.high - naive.low < 0.5 * (once.high - once.low)
+
+
+def test_coverage_of_clustered_data():
+    random = np.random.default_rng(3)
+    hits = 0
+    for _ in range(200):
+        level = random.beta(7, 3, 40)
+        values = (random.random((40, 8)) < level[:, None]).astype(float).ravel()
+        interval = bootstrap_mean(values.tolist(), np.repeat(np.arange(40), 8).tolist(), resamples=500)
+        hits += interval.low <= 0.7 <= interval.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_general_statistic_agrees_with_the_mean():
+    values = np.random.default_rng(4).random(90)
+    clusters = (np.arange(90) // 3).tolist()
+    fast = bootstrap_mean(values.tolist(), clusters, resamples=4000)
+    general = bootstrap_statistic(lambda rows: float(values[rows].mean()), clusters, resamples=4000)
+    assert (general.low, general.high) == (pytest.approx(fast.low, abs=0.01), pytest.approx(fast.high, abs=0.01))
+
+
+def test_one_image_has_no_interval_and_nothing_has_no_mean():
+    interval = bootstrap_mean([1.0, 0.0], ["a", "a"])
+    assert (interval.estimate, interval.low, interval.high) == (0.5, None, None)
+    with pytest.raises(ValueError, match="at least one value"):
+        bootstrap_mean([], [])
+    with pytest.raises(ValueError, match="denominator"):
+        bootstrap_ratio([0.0], [0.0], ["a"])
+
+
+def test_wilson_equals_scipy():
+    for successes, trials in ((0, 5), (3, 5), (5, 5), (40, 41)):
+        expected = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+        found = wilson_interval(successes, trials)
+        assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
