@@ -11,8 +11,8 @@ images      {"distinct": n, "unreadable": {path: reason}, "identical": n shown b
 verdict     {"ready": bool, "faults": [{code, message}], "warnings": [{code, message, value, threshold}]}
 ```
 
-Only faults forbid training: no question, no image, a missing or unreadable image, a question without a text, an answer that
-is not among its options. Leakage and imbalance warn, and belong beside every number such data give.
+Only faults forbid training: no question, no image, a missing or unreadable image, a question without a text, an answer
+that is not among its options. Leakage and imbalance warn, and belong beside every number such data give.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ def describe_split(samples: Sequence[VQASample]) -> dict[str, Any]:
 
     Returns:
         "questions", "images" (distinct); for each of answer_types, question_types, modalities, organs and languages
-        value -> questions, the most frequent first ("" where not stated); "question_words" and "answer_words" {mean, max};
-        "empty_answers"; for "closed" and "open" questions {"distinct_answers", "frequent_answers": the ten most frequent
-        normalized answers -> questions, "majority_share": of the most frequent one, 0-1 or null}.
+        value -> questions, the most frequent first ("" where not stated); "question_words" and "answer_words"
+        {mean, max}; "empty_answers"; for "closed" and "open" questions {"distinct_answers", "frequent_answers": the ten
+        most frequent normalized answers -> questions, "majority_share": of the most frequent one, 0-1 or null}.
     """
     return {
         "questions": len(samples),
@@ -165,8 +165,9 @@ def _find_warnings(document: Mapping[str, Any], train_split: str) -> list[dict[s
 
 
 def _warn_of_leakage(pairs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [_warn("shared_images", f"{pair['shared_images']} of {pair['images']} images of '{pair['splits'][1]}' are also "
-                  f"in '{pair['splits'][0]}'; {pair['shared_questions']} of its questions are asked there too.",
+    return [_warn("shared_images", f"{pair['shared_images']} of {pair['images']} images of '{pair['splits'][1]}' are "
+                  f"also in '{pair['splits'][0]}'; questions asked there about the same image: "
+                  f"{pair['shared_questions']}.",
                   pair["shared_images"], 0) for pair in pairs if pair["shared_images"]]
 
 
@@ -194,10 +195,10 @@ def _warn_of_rows(document: Mapping[str, Any], train_split: str) -> list[dict[st
         if counts["questions"]:
             share = number / counts["questions"]
         if share > MAX_DUPLICATE_SHARE:
-            warnings.append(_warn("duplicates", f"{number} questions of '{split}' are asked before about the same image.",
+            warnings.append(_warn("duplicates", f"{number} questions of '{split}' are asked twice about an image.",
                                   share, MAX_DUPLICATE_SHARE))
         if counts["empty_answers"]:
-            warnings.append(_warn("empty_answers", f"{counts['empty_answers']} answers of '{split}' are empty.",
+            warnings.append(_warn("empty_answers", f"Empty answers in '{split}': {counts['empty_answers']}.",
                                   counts["empty_answers"], 0))
         if not counts["questions"]:
             warnings.append(_warn("empty_split", f"No question of '{split}' is selected.", 0, 1))

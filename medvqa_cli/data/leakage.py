@@ -30,10 +30,10 @@ def find_leakage(splits: Mapping[str, Sequence[VQASample]], hashes: Mapping[str,
 
 
 def find_duplicates(samples: Sequence[VQASample], hashes: Mapping[str, str]) -> dict[str, int]:
-    """Return how many samples ask what an earlier one asks about the same picture, and of these how many answer alike."""
+    """Return how many samples ask again what was asked about the same picture, and how many of these answer alike."""
     questions = Counter(_identify_question(sample, hashes) for sample in samples)
     answers = Counter((_identify_question(sample, hashes), normalize_answer(sample.answer)) for sample in samples)
-    return {"same_question": sum(questions.values()) - len(questions), "same_answer": sum(answers.values()) - len(answers)}
+    return {"same_question": len(samples) - len(questions), "same_answer": len(samples) - len(answers)}
 
 
 def _compare(first: str, second: str, splits: Mapping[str, Sequence[VQASample]],

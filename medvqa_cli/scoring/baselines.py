@@ -20,7 +20,7 @@ class Example(NamedTuple):
 
 
 KEYS: dict[str, Callable[[Example], str]] = {
-    "majority": lambda example: "",
+    "majority": lambda _: "",
     "majority_per_question_type": lambda example: example.question_type,
     "same_question_text": lambda example: normalize_answer(example.question),
 }
