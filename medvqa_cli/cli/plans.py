@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medvqa_cli.cli.command import Call
+    from medvqa_cli.settings.schema import Settings
+
+READY = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class DataPlan:
+    """Where a data set's files are, and whether they are prepared: "ready", or why they would be prepared."""
+
+    name: str
+    root: str
+    state: str
+
+
+def find_data(settings: Settings) -> DataPlan:
+    """Return what is known of the data set without preparing it.
+
+    Raises:
+        PluginError: If it is unknown.
+        SettingsError: If its options are wrong.
+        DataError: If its files are not found.
+    """
+    from medvqa_cli.workflows.sources import find_source
+
+    source = find_source(settings)
+    store = source.folder / "store.json"
+    facts = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else None
+    root = "generated" if source.is_generated else str(source.find_root(facts))
+    return DataPlan(source.name, root, source.find_change(facts) or READY)
 
 
 def show_plan(call: Call, **facts: Any) -> None:
@@ -15,26 +46,10 @@ def show_plan(call: Call, **facts: Any) -> None:
 
     settings, origins = call.settings, call.resolved.origins
     changed = {leaf.key: leaf.value for leaf in flatten(to_tree(settings), "") if origins[leaf.key] != "default"}
-    document = {"dry_run": True, "dataset": settings.data.dataset, "root": find_data(call),
+    data = find_data(settings)
+    document = {"dry_run": True, "dataset": data.name, "root": data.root, "prepared": data.state,
                 "model": settings.model.name or settings.model.family,
                 **{key: value for key, value in facts.items() if value is not None}, "settings": changed}
     if not call.answer_json(document):
         call.terminal.print("Nothing has been written. This would be used:")
         call.terminal.print_tree(document)
-
-
-def find_data(call: Call) -> str:
-    """Return the folder of the data set's original files.
-
-    Raises:
-        PluginError: If the data set is unknown.
-        DataError: If its files are not found.
-    """
-    from medvqa_cli.plugins import datasets
-
-    settings = call.settings
-    name = settings.aliases.datasets.get(settings.data.dataset, settings.data.dataset)
-    plugin = datasets.get(name)
-    if plugin.card.generated:
-        return "generated"
-    return str(plugin.find_root(settings.data.root or settings.aliases.roots.get(settings.data.dataset)))

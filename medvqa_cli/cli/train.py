@@ -12,6 +12,7 @@ from medvqa_cli.errors import SettingsError
 
 if TYPE_CHECKING:
     from medvqa_cli.cli.command import Call
+    from medvqa_cli.runs import Run
 
 app = make_group("Train a model.")
 NAME = Option("--name", "Name of the run.", metavar="NAME")
@@ -22,21 +23,42 @@ INIT_FROM = Option("--init-from", "Start from this finished run's weights.", met
 @command(app, "sft", *DATA, *MODEL, *TRAINING, SEED, NAME, RESUME, INIT_FROM, DRY_RUN)
 def train_sft(call: Call) -> None:
     """Fine-tune a model by supervised learning: LoRA for a checkpoint, everything for a model from scratch."""
-    from medvqa_cli.cli.plans import show_plan
-    from medvqa_cli.cli.run_choice import is_run, typed_model
     from medvqa_cli.cli.runs import describe_run
-    from medvqa_cli.workflows.train import train_sft as train
 
     _check_resume(call)
-    model = typed_model(call)
-    source = call.text("init_from") or (model if model and is_run(call.runs, model) else None)
-    run = train(call.settings, name=call.text("name"), resume=call.text("resume"), init_from=source,
-                dry_run=call.is_on("dry_run"), progress=call.progress)
     if call.is_on("dry_run"):
-        show_plan(call, run=str(run.path), start=source)
+        _plan(call)
         return
+    run = _train(call)
     if not call.answer_json(describe_run(run)):
         call.progress.say(f"Trained: {run.weights}. Next: medvqa infer --run {run.name}")
+
+
+def _train(call: Call) -> Run:
+    from medvqa_cli.workflows.train import train_sft as train
+
+    return train(call.settings, name=call.text("name"), resume=call.text("resume"), init_from=_find_source(call),
+                 dry_run=call.is_on("dry_run"), progress=call.progress)
+
+
+def _find_source(call: Call) -> str | None:
+    """Return the run to start from: named as such, or as the model."""
+    from medvqa_cli.cli.run_choice import is_run, typed_model
+
+    model = typed_model(call)
+    return call.text("init_from") or (model if model and is_run(call.runs, model) else None)
+
+
+def _plan(call: Call) -> None:
+    """Show what would be done; the questions and the model are checked too if the data are prepared."""
+    from medvqa_cli.cli.plans import READY, find_data, show_plan
+
+    run = _train(call) if find_data(call.settings).state == READY else None
+    if run is None and _find_source(call) is None and not call.settings.model.scratch:
+        from medvqa_cli.workflows.models import choose_model
+
+        choose_model(call.settings)
+    show_plan(call, run=str(run.path) if run else None, start=_find_source(call))
 
 
 def _check_resume(call: Call) -> None:

@@ -194,7 +194,8 @@ def test_dry_run_of_training_names_data_model_and_settings_and_writes_nothing(me
     before = sorted(tmp_path.rglob("*.*"))
     plan = document("train", "sft", "--dataset", "stand_in", "--model", "llava", "--epochs", "2", "--dry-run",
                     "--plugin", str(plugin))
-    assert only(workflows).dry_run is True
+    assert workflows == [], "questions cannot be counted before they are prepared"
+    assert plan["prepared"] == "it has not been prepared yet"
     assert (plan["dry_run"], plan["dataset"], plan["root"], plan["model"]) == (True, "stand_in", "/data/here", "llava")
     assert plan["settings"]["train.epochs"] == 2
     assert "seed" not in plan["settings"], "only what is not at its default"
