@@ -21,6 +21,7 @@ from medvqa_cli.models.packing import build_block_mask, to_additive_mask
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    # Logits [V] and how many samples are at the node -> (token, how many of them take it).
     Chooser = Callable[[torch.Tensor, int], list[tuple[int, int]]]
 
 

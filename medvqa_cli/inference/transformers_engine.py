@@ -22,6 +22,7 @@ from medvqa_cli.records import AnswerSample
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from medvqa_cli.inference.shared_prefix import Chooser
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.models.protocol import LoadedModel
     from medvqa_cli.records import VQASample
@@ -91,7 +92,7 @@ class TransformersEngine:
     def _decode_as_tree(self, samples: Sequence[VQASample], count: int, decoding: Decoding) -> list[Path]:
         prompts = self._prompts(samples)
         tree, shared = self._plant(samples, prompts)
-        choose = choose_greedily
+        choose: Chooser = choose_greedily
         if decoding.temperature > 0:
             choose = draw_counts(decoding.temperature, torch.Generator().manual_seed(decoding.seed))
         wave = max(1, MAX_BRANCHES // count)

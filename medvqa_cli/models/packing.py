@@ -35,7 +35,7 @@ class Row:
     segments: list[int]
 
 
-def find_common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+def find_common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
     """Return how many leading tokens all prompts share, leaving each at least one token of its own.
 
     A segment must start with a prompt token: its logits predict the first answer token.

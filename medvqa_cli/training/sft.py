@@ -87,7 +87,7 @@ class SFTTrainer(Trainer):
         self.model.train()
         metrics = {"eval_loss": total / max(tokens, 1)}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _validation_batches(self) -> DataLoader[Any]:

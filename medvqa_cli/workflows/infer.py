@@ -11,6 +11,7 @@ from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import JsonlWriter, Prediction, VQASample, read_jsonl, write_json
 from medvqa_cli.runs import Run, create_run, latest_run, now, open_run
 from medvqa_cli.settings.schema import Settings, to_tree
+from medvqa_cli.workflows.baselines import measure_baselines
 from medvqa_cli.workflows.data import load_samples, open_data
 from medvqa_cli.workflows.models import build_encoder, choose_model, describe_model, load_choice, open_run_model
 
@@ -49,7 +50,8 @@ def answer_split(settings: Settings, target: Run, loaded: LoadedModel, *, split:
         RunError: If the file holds answers made in another way (other model, split, decoding...).
     """
     samples = load_samples(settings, split, progress=progress)
-    meta = _describe_job(settings, split, loaded) | {"expected": len(samples)}
+    meta = _describe_job(settings, split, loaded) | {"expected": len(samples),
+                                                     "baselines": measure_baselines(settings, samples)}
     path = prepare_rows(target, "predictions" + (f"-{tag}" if tag else ""), meta, overwrite=overwrite)
     rest = leave_out_done(samples, path)
     progress.say(f"{len(samples)} questions of {settings.data.dataset}/{split}"
@@ -159,7 +161,7 @@ def leave_out_done(samples: Sequence[VQASample], path: Path) -> list[VQASample]:
 
 def _check_same_job(known: dict[str, Any], meta: dict[str, Any], path: Path) -> None:
     for key, wanted in meta.items():
-        if key != "expected" and _canonical(known.get(key)) != _canonical(wanted):
+        if key not in ("expected", "baselines") and _canonical(known.get(key)) != _canonical(wanted):
             raise RunError(f"'{path}' holds rows made with another {key}: {known.get(key)!r}, now {wanted!r}.",
                            "Use --tag NAME to keep both, or --overwrite to make the rows anew.")
 
