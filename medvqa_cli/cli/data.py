@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.cli.command import command
 from medvqa_cli.cli.groups import make_group
 from medvqa_cli.cli.options import DRY_RUN, NAME, SEED, SELECTION, SPLIT, Option
+from medvqa_cli.cli.tables import print_analysis
 from medvqa_cli.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def analyze_data(call: Call) -> None:
 
     document = analyze(call.settings, progress=call.progress)
     if not call.answer_json(document):
-        call.terminal.print_tree(document)
+        print_analysis(call.terminal, document)
 
 
 @command(app, "show", NAME, COUNT, SPLIT, OUTPUT, *SELECTION, SEED)

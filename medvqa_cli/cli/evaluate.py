@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medvqa_cli.cli.command import command
 from medvqa_cli.cli.groups import make_group
 from medvqa_cli.cli.options import CALIBRATION, DATA, DRY_RUN, MODEL, RUN, SEED, SPLIT, TAG, Option
+from medvqa_cli.cli.tables import print_answers, print_calibration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from medvqa_cli.cli.command import Call
 
 app = make_group("Score a run: answers, calibration.")
@@ -32,7 +31,9 @@ def evaluate_answers(call: Call) -> None:
     from medvqa_cli.workflows.evaluate import evaluate_answers as evaluate
 
     metrics = evaluate(run, call.settings, tag=call.text("tag") or "", progress=call.progress)
-    _show_metrics(call, run.name, metrics)
+    if not call.answer_json({"run": run.name, "metrics": metrics}):
+        print_answers(call.terminal, run.name, metrics)
+        call.progress.say(f"Next: medvqa report {run.name}")
 
 
 @command(app, "calibration", RUN, SPLIT, OVERWRITE, *CALIBRATION, BLANK, *DATA, *MODEL, SEED, DRY_RUN)
@@ -48,16 +49,12 @@ def evaluate_calibration(call: Call) -> None:
 
     run, metrics = evaluate(call.settings, run=name, split=call.text("split"), overwrite=call.is_on("overwrite"),
                             progress=call.progress)
-    _show_metrics(call, run.name, metrics)
+    if not call.answer_json({"run": run.name, "metrics": metrics}):
+        print_calibration(call.terminal, run.name, metrics)
+        call.progress.say(f"Next: medvqa report {run.name}")
 
 
 def _show_plan(call: Call, run: str | None, split: str | None) -> None:
     from medvqa_cli.cli.plans import show_plan
 
     show_plan(call, run=run, split=split)
-
-
-def _show_metrics(call: Call, run: str, metrics: Mapping[str, Any]) -> None:
-    if not call.answer_json({"run": run, "metrics": metrics}):
-        call.terminal.print_tree({"run": run, **metrics})
-        call.progress.say(f"Next: medvqa report {run}")

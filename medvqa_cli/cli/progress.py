@@ -59,7 +59,7 @@ class LineProgress:
 
     def finish(self) -> None:
         """End the current stage and say how long it took."""
-        if self._stage:
+        if self._stage and self._total != 0:
             self.say(f"{self._describe_done()} in {format_seconds(self._clock() - self._began)}")
         self._stage = ""
 

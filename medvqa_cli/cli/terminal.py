@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 WIDE = 100_000
 QUIET_LIBRARIES = {"TRANSFORMERS_VERBOSITY": "error", "DATASETS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error",
-                   "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-                   "TQDM_DISABLE": "1"}
+                   "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+                   "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
 
 
 class Terminal:
@@ -171,6 +171,8 @@ class Terminal:
         if self.draws:
             self._draw_table(columns, cells, title)
             return
+        if title:
+            self.print(title)
         widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
         for row in [columns, *cells]:
             line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -17,6 +17,9 @@ from medvqa_cli.cli.app import app
 from medvqa_cli.runs import Run, create_run
 from medvqa_cli.settings.schema import make_settings, to_tree
 
+CALIBRATION = {"intervals": {}, "bin_data": [], "num_questions": 2, "num_samples": 100, "ece": 0.125,
+               "protocol": {"dataset": "slake", "split": "test"}}
+
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch):
@@ -82,7 +85,7 @@ def workflows(monkeypatch, tmp_path) -> list[SimpleNamespace]:
     run = Run(tmp_path / "elsewhere" / "fake")
     answers = {
         "train": {"train_sft": run}, "infer": {"infer_split": run, "infer_image": []},
-        "evaluate": {"evaluate_answers": {"accuracy": 0.5}}, "calibrate": {"evaluate_calibration": (run, {"ece": 0.1})},
+        "evaluate": {"evaluate_answers": {"accuracy": 0.5}}, "calibrate": {"evaluate_calibration": (run, CALIBRATION)},
         "report": {"write_report": run.report},
     }
     run.path.mkdir(parents=True)

@@ -64,6 +64,8 @@ def test_an_empty_stage_divides_by_nothing(progress, clock, lines):
     clock.now += 9
     progress.advance(0)
     assert lines == ["A: 0 it, 0 it/s"]
+    progress.finish()
+    assert len(lines) == 1, "there was nothing to do: nothing is said"
 
 
 def test_track_counts_items(progress, lines):
