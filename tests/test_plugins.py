@@ -66,7 +66,7 @@ def test_an_installed_data_set_is_read(medvqa):
 
 
 def test_an_installed_family_trains_and_answers(medvqa):
-    outcome = medvqa("sanity-check", "--tiny", "--family", "brief-llava", "--dataset", "two_discs")
+    outcome = medvqa("sanity-check", "--tiny", "--family", "brief_llava", "--dataset", "two_discs")
     assert outcome["passed"], outcome
     details = {check["name"]: check["detail"] for check in outcome["checks"]}
     assert details["load"].startswith("brief_llava from a tiny random checkpoint")
