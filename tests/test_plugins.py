@@ -14,6 +14,8 @@ import pytest
 from medvqa_cli import plugins
 from medvqa_cli.errors import DataError
 from medvqa_cli.registry import load_file
+from medvqa_cli.settings.schema import make_settings
+from medvqa_cli.workflows import check_sanity
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -65,11 +67,16 @@ def test_an_installed_data_set_is_read(medvqa):
     assert all(Path(sample["images"][0]).is_file() for sample in samples)
 
 
-def test_an_installed_family_trains_and_answers(medvqa):
-    outcome = medvqa("sanity-check", "--tiny", "--family", "brief_llava", "--dataset", "two_discs")
-    assert outcome["passed"], outcome
-    details = {check["name"]: check["detail"] for check in outcome["checks"]}
-    assert details["load"].startswith("brief_llava from a tiny random checkpoint")
+def test_an_installed_family_encodes_learns_and_answers(installed, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(installed))
+    for registry in plugins.REGISTRIES.values():
+        monkeypatch.setattr(registry, "_loaded", {})
+    settings = make_settings({"data": {"dataset": "two_discs"}, "model": {"family": "brief_llava"},
+                              "paths": {"prepared": str(tmp_path)}})
+    checks = {check.name: check for check in check_sanity(settings, tiny=True)}
+    assert [check for check in checks.values() if not check.passed] == []
+    assert checks["load"].detail.startswith("brief_llava from a tiny random checkpoint")
+    assert checks["data"].detail.startswith("two_discs: 9 test questions")
 
 
 def test_the_example_data_set_names_file_row_and_value_of_a_fault(tmp_path):
