@@ -106,6 +106,9 @@ class BarProgress:
         """End the current stage."""
         self._log.finish()
         if self._bar is not None:
+            for task in self._bar.tasks:
+                if task.total is None:
+                    self._bar.update(task.id, total=task.completed)
             self._bar.stop()
         self._bar = None
 
