@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.rows import encode_sample, make_features
@@ -16,6 +14,7 @@ from medvqa_cli.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from datasets import Features
 
@@ -30,13 +29,12 @@ def write_splits(folder: Path, samples: Iterable[VQASample], fingerprint: str, p
     """Write samples below a new folder, one table a split, and return the number of rows of each.
 
     Raises:
-        DataError: If a sample is faulty, or two of one split have the same question_id.
+        DataError: If a value is of the wrong kind, or two samples of one split have the same question_id.
     """
     folder.mkdir(parents=True)
     writers: dict[str, SplitWriter] = {}
     with contextlib.ExitStack() as stack:
         for sample in samples:
-            check_sample(sample)
             split = sample.split
             if split not in writers:
                 writers[split] = SplitWriter(folder / split, f"{fingerprint}-{split}", stack, progress)
@@ -45,23 +43,6 @@ def write_splits(folder: Path, samples: Iterable[VQASample], fingerprint: str, p
             writer.flush()
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(writers)}), encoding="utf-8")
     return {split: writer.num_rows for split, writer in writers.items()}
-
-
-def check_sample(sample: VQASample) -> None:
-    """Check what types alone do not say.
-
-    Raises:
-        DataError: If the split's name, the answer type or an image path is not as VQASample wants it.
-    """
-    where = f"Question '{sample.question_id}' of data set '{sample.dataset}'"
-    hint = "This is a fault of the data set's reader."
-    if not re.fullmatch(r"\w+", sample.split):
-        raise DataError(f"{where} is in split '{sample.split}': a split's name has only letters, digits and '_'.", hint)
-    if sample.answer_type not in ("open", "closed"):
-        raise DataError(f"{where} has answer_type '{sample.answer_type}': it is 'open' or 'closed'.", hint)
-    for path in (*sample.images, *sample.masks, *sample.output_images):
-        if not Path(path).is_absolute():
-            raise DataError(f"{where} has the image path '{path}', which is not absolute.", hint)
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from medvqa_cli.data.protocol import DatasetCard
 
 RESTORE = "Download or extract the file again."
+PATH_HINT = "Paths in a data set must be relative and must not contain '..'."
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,30 @@ class Row:
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.wrong(key, "a whole number")
         return value
+
+    def text_or_integer(self, key: str) -> str:
+        """Return a tidied text; a whole number is written out.
+
+        Raises:
+            DataError: If the key is missing or the value is neither.
+        """
+        value = self.value(key)
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise self.wrong(key, "a text or a whole number")
+        return self.text(key) if isinstance(value, str) else str(value)
+
+    def path(self, key: str, folder: Path) -> Path:
+        """Return the file that a value names relative to a folder; white space is left as it is.
+
+        Raises:
+            DataError: If the key is missing, or the value is no text or leads out of the folder.
+        """
+        relative = self.value(key)
+        if not isinstance(relative, str):
+            raise self.wrong(key, "a text")
+        if not _stays_inside(relative):
+            raise self.error(f"the path {quote(relative)} in '{key}' does not stay inside '{folder}'", PATH_HINT)
+        return folder / relative
 
     def choice(self, key: str, allowed: Sequence[str]) -> str:
         """Return a tidied text that is one of `allowed`, in the spelling given there; upper and lower case are equal.
@@ -214,16 +239,20 @@ def find_folder(card: DatasetCard, root: Path | None, find_fault: Callable[[Path
 
 
 def join_path(folder: Path, relative: str) -> Path:
-    """Return `folder / relative` for a path that stands in a data set's file.
+    """Return `folder / relative` for a path that comes from a data set; `Row.path` names file and row as well.
 
     Raises:
         DataError: If the path is empty, absolute, or leads out of the folder: a data set must not reach other files.
     """
-    parts = relative.replace("\\", "/").split("/")
-    if not relative.strip() or relative.startswith(("/", "\\")) or ":" in parts[0] or ".." in parts or "\0" in relative:
-        raise DataError(f"The path {quote(relative)} does not stay inside '{folder}'.",
-                        "Paths in a data set must be relative and must not contain '..'.")
+    if not _stays_inside(relative):
+        raise DataError(f"The path {quote(relative)} does not stay inside '{folder}'.", PATH_HINT)
     return folder / relative
+
+
+def _stays_inside(relative: str) -> bool:
+    parts = relative.replace("\\", "/").split("/")
+    is_absolute = not parts[0] or ":" in parts[0]
+    return bool(relative.strip()) and not is_absolute and ".." not in parts and "\0" not in relative
 
 
 def _parse_json(text: str, place: str) -> Any:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.errors import DataError
 from medvqa_cli.records import Box, VQASample
 
 if TYPE_CHECKING:
@@ -37,6 +40,23 @@ def make_features() -> Features:
         "triples": List(List(text)),
         **dict.fromkeys(MAPPINGS, text),
     })
+
+
+def check_sample(sample: VQASample) -> None:
+    """Check what types alone do not say.
+
+    Raises:
+        DataError: If the split's name, the answer type or an image path is not as VQASample wants it.
+    """
+    where = f"Question '{sample.question_id}' of data set '{sample.dataset}'"
+    hint = "This is a fault of the data set's reader."
+    if not re.fullmatch(r"\w+", sample.split):
+        raise DataError(f"{where} is in split '{sample.split}': a split's name has only letters, digits and '_'.", hint)
+    if sample.answer_type not in ("open", "closed"):
+        raise DataError(f"{where} has answer_type '{sample.answer_type}': it is 'open' or 'closed'.", hint)
+    for path in (*sample.images, *sample.masks, *sample.output_images):
+        if not Path(path).is_absolute():
+            raise DataError(f"{where} has the image path '{path}', which is not absolute.", hint)
 
 
 def encode_sample(sample: VQASample) -> dict[str, Any]:

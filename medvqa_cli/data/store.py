@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.arrow import read_rows, write_splits
 from medvqa_cli.data.images import check_image
-from medvqa_cli.data.rows import decode_sample
+from medvqa_cli.data.rows import check_sample, decode_sample
 from medvqa_cli.errors import DataError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import write_json
@@ -97,11 +97,16 @@ def read_split(folder: Path, split: str) -> list[VQASample]:
     Raises:
         DataError: If the file is missing or damaged.
     """
+    damaged = f"The prepared data of split '{split}' in '{folder}' are missing or damaged"
+    hint = f"Run `medvqa data prepare {folder.name} --force`."
     try:
-        return [decode_sample(row) for row in read_rows(folder / "arrow" / split)]
+        samples = [decode_sample(row) for row in read_rows(folder / "arrow" / split)]
+        expected = (read_facts(folder) or {})["counts"][split]
     except (OSError, ValueError, LookupError) as error:
-        raise DataError(f"The prepared data of split '{split}' in '{folder}' are missing or damaged: {error}.",
-                        f"Run `medvqa data prepare {folder.name} --force`.") from error
+        raise DataError(f"{damaged}: {error}.", hint) from error
+    if len(samples) != expected:
+        raise DataError(f"{damaged}: {len(samples)} of {expected} questions are there.", hint)
+    return samples
 
 
 def fingerprint_files(root: Path) -> str:
@@ -158,8 +163,13 @@ class ImageGate:
         self._faults: dict[str, str] = {}
 
     def admit(self, samples: Iterable[VQASample]) -> Iterator[VQASample]:
-        """Yield the samples whose pictures and masks are all right; note the others in `skipped`."""
+        """Yield the samples whose pictures and masks are all right; note the others in `skipped`.
+
+        Raises:
+            DataError: If a sample itself is faulty.
+        """
         for sample in samples:
+            check_sample(sample)
             paths = (*sample.images, *sample.masks, *sample.output_images)
             bad = next((path for path in paths if self._find_fault(path)), None)
             if bad is None:

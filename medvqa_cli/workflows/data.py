@@ -77,15 +77,16 @@ def prepare_data(settings: Settings, *, force: bool = False, progress: Progress 
 
 def _prepare(source: DataSource, progress: Progress, *, force: bool) -> PreparedData:
     with lock_store(source.folder):
-        known = None if force else read_facts(source.folder)
+        known = _read_known(source, force=force)
         root = source.make_files(progress, force=force) if source.is_generated else source.find_root(known)
         files = fingerprint_files(root)
-        reason = source.find_change(known) or ("its files have changed" if known and known["files"] != files else "")
+        reason = "it was asked for" if force else source.find_change(known)
+        if known and not reason and known["files"] != files:
+            reason = "its files have changed"
         if known and not reason:
             progress.say(f"'{source.name}' is prepared and unchanged: {_describe_counts(known['counts'])}.")
             return _describe(source, known, fresh=False)
-        if known:
-            progress.say(f"'{source.name}' is prepared anew: {reason}.")
+        progress.say(f"Preparing '{source.name}': {reason}.")
         return _write(source, root, files, progress)
 
 
@@ -102,10 +103,8 @@ def open_data(settings: Settings, progress: Progress = SILENT) -> PreparedData:
 
 def _open(source: DataSource, progress: Progress) -> PreparedData:
     known = read_facts(source.folder)
-    reason = source.find_change(known)
-    if known and not reason:
+    if known and not source.find_change(known):
         return _describe(source, known, fresh=False)
-    progress.say(f"Preparing '{source.name}': {reason}.")
     return _prepare(source, progress, force=False)
 
 
@@ -210,6 +209,16 @@ def load_plugin_options(name: str, tree: Mapping[str, Any]) -> BaseModel | None:
         PluginError: If the data set is unknown.
     """
     return read_options(plugins.datasets.get(name).Options, tree, "data.options")
+
+
+def _read_known(source: DataSource, *, force: bool) -> dict[str, Any] | None:
+    """Return the facts of the store that is there; preparing by force also mends a damaged one."""
+    try:
+        return read_facts(source.folder)
+    except DataError:
+        if not force:
+            raise
+        return None
 
 
 def _write(source: DataSource, root: Path, files: str, progress: Progress) -> PreparedData:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.protocol import DatasetCard
-from medvqa_cli.data.reading import Row, find_folder, join_path, quote, read_json_rows
+from medvqa_cli.data.reading import Row, find_folder, quote, read_json_rows
 from medvqa_cli.errors import DataError
 from medvqa_cli.records import Box, VQASample
 
@@ -74,7 +74,8 @@ class Slake:
             for row in read_json_rows(root / _choose(root, names)):
                 name = row.required_text("img_name")
                 if name not in pictures:
-                    pictures[name] = _read_picture(join_path(folder, name), is_xray=row.text("modality") == "X-Ray")
+                    is_xray = row.text("modality") == "X-Ray"
+                    pictures[name] = _read_picture(row.path("img_name", folder), is_xray=is_xray)
                 yield _make_sample(row, split, pictures[name])
 
 

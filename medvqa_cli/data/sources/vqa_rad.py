@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from medvqa_cli.data.protocol import DatasetCard
-from medvqa_cli.data.reading import Row, find_folder, join_path, read_json_rows
+from medvqa_cli.data.reading import Row, find_folder, read_json_rows
 from medvqa_cli.records import AnswerType, VQASample
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class VQARad:
     """The original release: `VQA_RAD Dataset Public.json` beside `VQA_RAD Image Folder/`.
 
     `phrase_type` decides the split (train 1,797, test 451); there is no validation split, and 202 of the 203 test
-    pictures are training pictures too. Tidied on reading: white space, answers that are numbers, question types
-    written in any order or misspelt ("PRES, POS" and "POS, PRES" become "POS, PRES"), "NULL" and "NA" for "not stated".
+    pictures are training pictures too. Tidied on reading: white space; ids and answers that are numbers; question types
+    in any order or misspelt ("PRES, POS" and "POS, PRES" become "POS, PRES"); "NULL" and "NA", which say "not stated".
     """
 
     card = DatasetCard(
@@ -80,31 +80,21 @@ def _find_fault(root: Path) -> str:
 
 
 def _make_sample(row: Row, images: Path, closed: str) -> VQASample:
-    answer = _read_answer(row)
+    answer = row.text_or_integer("answer")
     name = row.required_text("image_name")
     return VQASample(
         dataset="vqa_rad",
         split=SPLITS[row.choice("phrase_type", tuple(SPLITS))],
-        question_id=_read_id(row),
+        question_id=row.text_or_integer("qid"),
         image_id=name.rpartition(".")[0] or name,
         question=row.required_text("question"),
         answer=answer,
         answer_type=_find_answer_type(row, answer, closed),
-        images=(str(join_path(images, name)),),
+        images=(str(row.path("image_name", images)),),
         question_type=_read_question_type(row),
         organ=ORGANS[row.choice("image_organ", tuple(ORGANS))],
         extra={key: text for key in EXTRA_KEYS if (text := row.text(key, default="")) not in NOT_STATED},
     )
-
-
-def _read_id(row: Row) -> str:
-    """Return the question's id: the first record has the text "0", all others numbers."""
-    return row.required_text("qid") if isinstance(row.value("qid"), str) else str(row.integer("qid"))
-
-
-def _read_answer(row: Row) -> str:
-    """Return the answer as a text; five answers are numbers in the file."""
-    return row.text("answer") if isinstance(row.value("answer"), str) else str(row.integer("answer"))
 
 
 def _read_question_type(row: Row) -> str:
