@@ -90,6 +90,19 @@ class SFTTrainer(Trainer):
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load a full model's weights by the model's own loader.
+
+        The Trainer's reads the file's raw keys, without strictness: it passes over those that `save_pretrained` writes
+        under another name (LLaVA's), and training would go on from the wrong weights in silence.
+        """
+        target = model or self.model
+        if hasattr(target, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(target).from_pretrained(resume_from_checkpoint, dtype=next(target.parameters()).dtype)
+        target.load_state_dict(saved.state_dict())
+
     def _validation_batches(self) -> DataLoader[Any]:
         return DataLoader(self.eval_dataset, batch_size=self.args.per_device_eval_batch_size,
                           collate_fn=self.data_collator)

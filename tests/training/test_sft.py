@@ -110,18 +110,18 @@ def test_accumulated_steps_equal_one_large_batch(tiny_directory, picture_paths, 
     assert max((first[name] - second[name]).abs().max().item() for name in first) < 2e-5
 
 
-def test_a_stopped_run_resumes_to_the_same_weights(tiny_directory, picture_paths, tmp_path):
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_stopped_run_resumes_to_the_same_weights(tiny_directory, picture_paths, tmp_path, lora):
+    """Stopped within an epoch, with weights whose names in the file differ from those in the model."""
     settings = TrainSettings(max_steps=8, batch_size=1, learning_rate=1e-3, eval_fraction=0.0, save_fraction=0.0,
-                             lora=LoRASettings(dropout=0.0))
-    whole, _ = train(tiny_directory, picture_paths, tmp_path / "whole", settings, lora=True)
-    watch = Recorder()
-    _, stop = train(tiny_directory, picture_paths, tmp_path / "parts", settings, lora=True, stop_after=3,
-                    progress=watch)
+                             lora=LoRASettings(dropout=0.1))
+    whole, _ = train(tiny_directory, picture_paths, tmp_path / "whole", settings, lora=lora)
+    _, stop = train(tiny_directory, picture_paths, tmp_path / "parts", settings, lora=lora, stop_after=4)
     assert stop.requested
     checkpoint = find_last_checkpoint(tmp_path / "parts" / "checkpoints", SILENT)
     assert checkpoint is not None
-    assert checkpoint.name == "checkpoint-3"
-    resumed, _ = train(tiny_directory, picture_paths, tmp_path / "parts", settings, lora=True, resume=str(checkpoint))
+    assert checkpoint.name == "checkpoint-4"
+    resumed, _ = train(tiny_directory, picture_paths, tmp_path / "parts", settings, lora=lora, resume=str(checkpoint))
     first, second = weights_of(whole), weights_of(resumed)
     assert resumed.state.global_step == 8
     assert all(torch.equal(first[name], second[name]) for name in first)

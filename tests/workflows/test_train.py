@@ -1,0 +1,159 @@
+"""Training writes a run that can be reopened, resumed and continued; what cannot work leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from medvqa_cli.errors import DataError, ModelError, RunError, SettingsError
+from medvqa_cli.records import read_jsonl
+from medvqa_cli.settings.schema import make_settings
+from medvqa_cli.workflows.train import train_sft
+from tests.workflows.conftest import merge
+
+
+def change(settings, **sections):
+    return make_settings(merge(settings.model_dump(mode="json"), **sections))
+
+
+def test_the_run_folder(trained):
+    settings, run = trained
+    assert make_settings(run.read_json("settings.json")) == settings
+    manifest = run.read_json("manifest.json")
+    assert manifest["model"]["family"] == "llava"
+    assert manifest["packed"] is True
+    assert manifest["steps"] == 12
+    assert manifest["data"]["train_questions"] == 80
+    assert manifest["packages"]["torch"] == torch.__version__
+    assert run.weights.name == "model"
+    losses = [event["loss"] for event in read_jsonl(run.events) if event["event"] == "log"]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+
+
+def test_equal_seeds_train_equal_weights(trained, tmp_path):
+    settings, run = trained
+    again = train_sft(change(settings, paths={"runs": str(tmp_path)}), name="again")
+    assert (again.weights / "model.safetensors").read_bytes() == (run.weights / "model.safetensors").read_bytes()
+
+
+def test_lora_on_a_checkpoint_and_going_on_from_it(trained, tmp_path):
+    from medvqa_cli.progress import SILENT
+    from medvqa_cli.workflows.models import open_run_model
+
+    settings, run = trained
+    tuned = change(settings, paths={"runs": str(tmp_path)}, train={"max_steps": 3, "eval_fraction": 0.0},
+                   model={"name": str(run.weights), "scratch": False, "options": {}})
+    first = train_sft(tuned, name="lora")
+    assert first.weights.name == "adapter"
+    second = train_sft(tuned, name="more", init_from="lora")
+    assert second.weights.name == "adapter"
+    assert second.read_json("manifest.json")["init_from"] == "lora"
+    models = [open_run_model(item, tuned, SILENT).model for item in (first, second)]
+    weights = [{n: p for n, p in model.named_parameters() if "lora_B" in n} for model in models]
+    assert all(value.abs().max() > 0 for value in weights[0].values())
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_an_unreachable_model_leaves_no_run(trained, tmp_path):
+    settings, _ = trained
+    wanted = change(settings, paths={"runs": str(tmp_path)}, model={"name": "llava-med", "scratch": False, "options": {}})
+    with pytest.raises(ModelError, match="microsoft/llava-med-v1.5-mistral-7b"):
+        train_sft(wanted)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_writes_nothing(trained, tmp_path):
+    settings, _ = trained
+    train_sft(change(settings, paths={"runs": str(tmp_path / "runs")}), dry_run=True)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("model", "error", "message"), [
+    ({"name": None, "scratch": False, "options": {}}, ModelError, "No model is named"),
+    ({"name": "lava", "scratch": False, "options": {}}, ModelError, "Did you mean 'llava'"),
+    ({"name": "llava", "scratch": True, "options": {"depth": 3}}, SettingsError, "Unknown setting 'model.options.depth'"),
+    ({"name": "llava", "scratch": True, "options": {"image_size": 25, "patch_size": 12}}, SettingsError, "do not fit together"),
+])
+def test_a_wrong_model_is_one_error(trained, tmp_path, model, error, message):
+    settings, _ = trained
+    tree = settings.model_dump(mode="json")
+    tree["model"] = {**tree["model"], **model}
+    tree["paths"]["runs"] = str(tmp_path)
+    with pytest.raises(error, match=message):
+        train_sft(make_settings(tree))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_original_llava_med_checkpoint_is_named_as_such(trained, tmp_path):
+    settings, _ = trained
+    folder = tmp_path / "llava-med-v1.5"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava_mistral"}), encoding="utf-8")
+    tree = settings.model_dump(mode="json")
+    tree["model"] = {**tree["model"], "name": "llava-med", "scratch": False, "options": {}}
+    tree["aliases"]["models"] = {"llava_med": str(folder)}
+    tree["paths"]["runs"] = str(tmp_path / "runs")
+    with pytest.raises(ModelError, match="original LLaVA-Med checkpoint") as failure:
+        train_sft(make_settings(tree))
+    assert "aliases.models.llava-med" in failure.value.hint
+
+
+def test_resume_of_unknown_finished_and_changed_runs(own_run, listener):
+    settings, run = own_run
+    with pytest.raises(RunError, match="no run 'none'"):
+        train_sft(settings, resume="none")
+    assert train_sft(settings, resume="small", progress=listener) == run
+    assert "nothing to resume" in listener.lines[-1]
+    run.update_manifest(data={"fingerprint": "other"})
+    run.weights.rename(run.path / "gone")
+    with pytest.raises(DataError, match="have changed since"):
+        train_sft(settings, resume="small")
+
+
+def start(arguments, home):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen([sys.executable, "-m", "medvqa_cli", *arguments], cwd=home, env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for(path, event, process, seconds=90):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and f'"event": "{event}"' in path.read_text(encoding="utf-8"):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"no {event!r} event: {process.communicate(timeout=10)}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_or_killed_training_resumes_to_the_same_weights(trained, tmp_path, number):
+    """Ctrl-C writes a checkpoint and exits with 130; a kill leaves the last one. Both end where the whole run ends."""
+    settings, _ = trained
+    steps = 60
+    whole = change(settings, paths={"runs": str(tmp_path / "runs")},
+                   train={"max_steps": steps, "save_fraction": 0.2, "log_steps": 10, "eval_fraction": 0.0})
+    config = tmp_path / "config.json"
+    config.write_text(whole.model_dump_json(), encoding="utf-8")
+    process = start(["train", "sft", "--config", str(config), "--name", "stopped"], tmp_path)
+    events = tmp_path / "runs" / "stopped" / "events.jsonl"
+    wait_for(events, "checkpoint", process)
+    process.send_signal(number)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -9), messages
+    assert "Traceback" not in messages
+    if number == signal.SIGINT:
+        assert "--resume stopped" in messages
+    assert not (tmp_path / "runs" / "stopped" / "model").exists()
+    resumed = train_sft(whole, resume="stopped")
+    uninterrupted = train_sft(whole, name="whole")
+    assert resumed.read_json("manifest.json")["steps"] == steps
+    first, second = ((run.weights / "model.safetensors").read_bytes() for run in (resumed, uninterrupted))
+    assert first == second
