@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.errors import DataError, RunError
 from medvqa_cli.progress import SILENT, Progress
-from medvqa_cli.records import JsonlWriter, Prediction, VQASample, read_jsonl, write_json
+from medvqa_cli.records import JsonlWriter, Prediction, VQASample, read_jsonl, write_json, write_jsonl
 from medvqa_cli.runs import Run, create_run, latest_run, now, open_run
 from medvqa_cli.settings.schema import Settings, to_tree
 from medvqa_cli.workflows.baselines import measure_baselines
@@ -154,9 +154,19 @@ def prepare_rows(run: Run, name: str, meta: dict[str, Any], *, overwrite: bool) 
 
 
 def leave_out_done(samples: Sequence[VQASample], path: Path) -> list[VQASample]:
-    """Return the samples that have no row in a row file yet."""
-    done = {row["sample"]["question_id"] for row in read_jsonl(path)} if path.exists() else set()
-    return [sample for sample in samples if sample.question_id not in done]
+    """Return the samples of all images that are not wholly answered in a row file yet.
+
+    The rows of an image that was under way when the run was killed are dropped: its questions share one prefill and
+    one stream of random numbers, so only the whole image gives the same answers again.
+    """
+    rows = list(read_jsonl(path)) if path.exists() else []
+    done = {row["sample"]["question_id"] for row in rows}
+    rest = [sample for group in group_samples(samples) for sample in group
+            if any(member.question_id not in done for member in group)]
+    again = {sample.question_id for sample in rest} & done
+    if again:
+        write_jsonl(path, [row for row in rows if row["sample"]["question_id"] not in again])
+    return rest
 
 
 def _check_same_job(known: dict[str, Any], meta: dict[str, Any], path: Path) -> None:
