@@ -143,10 +143,9 @@ def _find_faults(splits: Mapping[str, Sequence[VQASample]], images: ImageReport)
     found = {
         "no_questions": "There is no question." if not samples else "",
         "no_images": "No question has an image." if samples and not any(sample.images for sample in samples) else "",
-        "unreadable_images": _name_some(len(images.unreadable), "images are missing or unreadable",
-                                        images.unreadable.values()),
-        "empty_questions": _name_some(len(silent), "questions have no text", silent),
-        "answers_outside_options": _name_some(len(strays), "answers are not among their options", strays),
+        "unreadable_images": _name_some("Missing or unreadable images", list(images.unreadable.values())),
+        "empty_questions": _name_some("Questions without a text", silent),
+        "answers_outside_options": _name_some("Questions whose answer is not among their options", strays),
     }
     return [{"code": code, "message": message} for code, message in found.items() if message]
 
@@ -155,8 +154,8 @@ def _is_offered(sample: VQASample) -> bool:
     return normalize_answer(sample.answer) in set(map(normalize_answer, sample.options))
 
 
-def _name_some(number: int, what: str, examples: Iterable[str]) -> str:
-    return f"{number} {what}, such as: {next(iter(examples))}" if number else ""
+def _name_some(what: str, examples: Sequence[str]) -> str:
+    return f"{what}: {len(examples)}, such as: {examples[0]}" if examples else ""
 
 
 def _find_warnings(document: Mapping[str, Any], train_split: str) -> list[dict[str, Any]]:

@@ -41,13 +41,15 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
     Raises:
         DataError: If the file is damaged.
     """
+    hint = f"Run `medvqa data prepare {folder.name} --force`."
     try:
-        facts: dict[str, Any] = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        facts = json.loads((folder / "store.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise DataError(f"'{folder / 'store.json'}' is damaged: {error}.",
-                        f"Run `medvqa data prepare {folder.name} --force`.") from error
+        raise DataError(f"'{folder / 'store.json'}' is damaged: {error}.", hint) from error
+    if not isinstance(facts, dict):
+        raise DataError(f"'{folder / 'store.json'}' is damaged: it holds no object.", hint)
     return facts
 
 
@@ -142,7 +144,10 @@ def _walk(root: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lock_store(folder: Path) -> Iterator[None]:
-    """Let one process at a time prepare a store; others wait. It has no effect on Windows, which has no flock."""
+    """Let one process at a time prepare a store; others wait. What a killed one left half done is removed.
+
+    It has no effect on Windows, which has no flock.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
@@ -151,6 +156,8 @@ def lock_store(folder: Path) -> Iterator[None]:
         return
     with (folder / ".lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
+        for part in folder.glob("*.part"):
+            shutil.rmtree(part, ignore_errors=True)
         yield
 
 
@@ -182,8 +189,8 @@ class ImageGate:
         """Raise the first fault, if there is one and it is not to be skipped."""
         if self.skipped and not skip:
             images = len({row["image"] for row in self.skipped})
-            raise DataError(f"{_name_first(self.skipped)} ({len(self.skipped)} questions with {images} unusable "
-                            f"image{'s' if images > 1 else ''} in all.)",
+            raise DataError(f"{_name_first(self.skipped)} (Unusable images in all: {images}; their questions: "
+                            f"{len(self.skipped)}.)",
                             "Extract the images again, or leave these questions out with --missing-images skip.")
 
     def _find_fault(self, path: str) -> str:

@@ -70,7 +70,8 @@ class DataSource:
         """Return why a store with these facts cannot be used, or an empty text if it can."""
         if facts is None:
             return "it has not been prepared yet"
-        changed = [key for key, value in self.reader.items() if facts["reader"].get(key) != value]
+        before = facts.get("reader", {})
+        changed = [key for key, value in self.reader.items() if before.get(key) != value]
         if changed:
             return REASONS[changed[0]]
         root = self._generated_root if self.is_generated else self.root
@@ -84,7 +85,7 @@ class DataSource:
         Raises:
             DataError: If there is none, or its layout is wrong.
         """
-        before = Path(facts["root"]) if facts else None
+        before = Path(facts["root"]) if facts and "root" in facts else None
         return self.plugin.find_root(self.root or (before if before and before.is_dir() else None))
 
     def make_files(self, progress: Progress, *, force: bool) -> Path:

@@ -119,11 +119,11 @@ GOOD = [make_sample(1, "/a.png")]
     ({"train": []}, IMAGES, "no_questions", "There is no question."),
     ({"train": [make_sample(1)]}, IMAGES, "no_images", "No question has an image."),
     ({"train": GOOD}, ImageReport({}, {"/a.png": "The image '/a.png' is missing."}), "unreadable_images",
-     "1 images are missing or unreadable, such as: The image '/a.png' is missing."),
+     "Missing or unreadable images: 1, such as: The image '/a.png' is missing."),
     ({"train": [*GOOD, make_sample(2, "/a.png", question=" ")]}, IMAGES, "empty_questions",
-     "1 questions have no text, such as: 2"),
+     "Questions without a text: 1, such as: 2"),
     ({"train": [*GOOD, make_sample(7, "/a.png", options=("a", "b"))]}, IMAGES, "answers_outside_options",
-     "1 answers are not among their options, such as: 7"),
+     "Questions whose answer is not among their options: 1, such as: 7"),
 ])
 def test_a_fault_blocks(splits, images, code, message):
     document = audit(splits, images)

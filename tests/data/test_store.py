@@ -123,7 +123,7 @@ def test_missing_images_stop_it_or_are_left_out(tmp_path):
     with pytest.raises(DataError) as failure:
         write(tmp_path / "store", samples)
     assert failure.value.message == (f"Question '2' of split 'train': The image '{gone}' is missing. "
-                                     "(5 questions with 3 unusable images in all.)")
+                                     "(Unusable images in all: 3; their questions: 5.)")
     assert "--missing-images skip" in failure.value.hint
     assert read_facts(tmp_path / "store") is None
     facts = write(tmp_path / "store", samples, skip_missing=True)
@@ -197,9 +197,10 @@ def test_damage_is_named(tmp_path):
     data.unlink()
     with pytest.raises(DataError, match="are missing or damaged"):
         read_split(folder, "train")
-    (folder / "store.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match=r"store\.json' is damaged"):
-        read_facts(folder)
+    for content in ("{", "[]", ""):
+        (folder / "store.json").write_text(content, encoding="utf-8")
+        with pytest.raises(DataError, match=r"store\.json' is damaged"):
+            read_facts(folder)
 
 
 def test_the_fingerprint_follows_the_files(tmp_path):
@@ -235,7 +236,9 @@ def test_one_process_at_a_time(tmp_path):
         with lock_store(tmp_path / "store"):
             events.append("second in")
 
+    (tmp_path / "store" / "arrow.1.part").mkdir(parents=True)
     with lock_store(tmp_path / "store"):
+        assert not (tmp_path / "store" / "arrow.1.part").exists()  # left by a killed process
         thread = threading.Thread(target=work)
         thread.start()
         time.sleep(0.1)

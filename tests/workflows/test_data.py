@@ -227,7 +227,7 @@ def test_missing_images(configure, slake_root, tmp_path):
         prepare_data(configure("slake", slake_root))
     assert failure.value.message == (
         f"Question '4' of split 'test': The image '{slake_root}/imgs/xmlab4/source.jpg' is missing. "
-        "(2 questions with 1 unusable image in all.)")
+        "(Unusable images in all: 1; their questions: 2.)")
     notes = Notes()
     prepared = prepare_data(configure("slake", slake_root, missing_images="skip"), progress=notes)
     assert prepared.counts == {"train": 3, "validation": 1}
@@ -250,6 +250,14 @@ def test_force_mends_a_damaged_store(configure, slake_root, tmp_path):
         assert failure.value.hint == "Run `medvqa data prepare slake --force`."
     assert prepare_data(settings, force=True).fresh
     assert len(load_samples(settings, "test")) == 2
+
+
+def test_the_store_of_another_version_is_prepared_anew(configure, slake_root, tmp_path):
+    settings, notes = configure("slake", slake_root), Notes()
+    prepare_data(settings)
+    write_json(tmp_path / "prepared" / "slake" / "store.json", {"format": 0})
+    assert open_data(settings, notes).fresh
+    assert notes.said == ["Preparing 'slake': it was prepared by another version of medvqa."]
 
 
 def test_ctrl_c_leaves_the_old_store(configure, slake_root, monkeypatch):
