@@ -54,7 +54,7 @@ def prepare_data(call: Call) -> None:
     document = {"name": prepared.name, "path": str(prepared.path), "fingerprint": prepared.fingerprint,
                 "counts": prepared.counts, "skipped": prepared.skipped, "fresh": prepared.fresh}
     if not call.answer_json(document):
-        call.terminal.print_tree(document)
+        call.terminal.print_tree(document | {"skipped": len(prepared.skipped)})
 
 
 @command(app, "analyze", NAME, *SELECTION, SEED)

@@ -6,7 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.errors import DataError
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from medvqa_cli.cli.command import Call
     from medvqa_cli.settings.schema import Settings
 
@@ -28,15 +32,23 @@ def find_data(settings: Settings) -> DataPlan:
     Raises:
         PluginError: If it is unknown.
         SettingsError: If its options are wrong.
-        DataError: If its files are not found.
+        DataError: If its files are not found, or its store is damaged.
     """
     from medvqa_cli.workflows.sources import find_source
 
     source = find_source(settings)
-    store = source.folder / "store.json"
-    facts = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else None
+    facts = _read_facts(source.folder / "store.json")
     root = "generated" if source.is_generated else str(source.find_root(facts))
     return DataPlan(source.name, root, source.find_change(facts) or READY)
+
+
+def _read_facts(path: Path) -> dict[str, Any] | None:
+    try:
+        facts: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise DataError(f"'{path}' is damaged: {error}.",
+                        f"Run `medvqa data prepare {path.parent.name} --force`.") from error
+    return facts
 
 
 def show_plan(call: Call, **facts: Any) -> None:

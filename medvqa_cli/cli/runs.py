@@ -26,8 +26,8 @@ def list_runs(call: Call) -> None:
     if not rows:
         call.progress.say(f"There are no runs in '{call.runs}'. Start with `medvqa quickstart`.")
         return
-    call.terminal.print_table(["run", "created", "data set", "model", "has"],
-                              [[row["run"], row["created"], row["dataset"], row["model"], row["has"]] for row in rows])
+    cells = [[row["run"], row["created"][:19], row["dataset"], row["model"], row["has"]] for row in rows]
+    call.terminal.print_table(["run", "created (UTC)", "data set", "model", "has"], cells)
     for row in rows:
         if "problem" in row:
             call.terminal.warn(row["problem"])
@@ -54,7 +54,7 @@ def describe_run(run: Run) -> dict[str, Any]:
     model = manifest.get("model") or {}
     has = {"model": bool(run.weights), "predictions": any(run.path.glob("predictions*.jsonl")),
            "metrics": (run.path / "metrics.json").is_file(), "report": run.report.is_file()}
-    return {"run": run.name, "path": str(run.path), "created": str(manifest.get("created", ""))[:19],
+    return {"run": run.name, "path": str(run.path), "created": str(manifest.get("created", "")),
             "dataset": (manifest.get("data") or {}).get("dataset"), "model": model.get("family"),
             "has": [part for part, there in has.items() if there]} | ({"problem": problem} if problem else {})
 

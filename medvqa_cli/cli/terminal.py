@@ -61,6 +61,7 @@ class Terminal:
             for name, value in QUIET_LIBRARIES.items():
                 os.environ.setdefault(name, value)
         logging.getLogger().addHandler(self._handler)
+        logging.getLogger().setLevel(logging.INFO if verbose else logging.WARNING)
         logging.captureWarnings(capture=True)
 
     @property
@@ -208,6 +209,7 @@ class Terminal:
         """End the progress display and the log."""
         self.end_progress()
         logging.getLogger().removeHandler(self._handler)
+        logging.getLogger().setLevel(logging.WARNING)
         logging.captureWarnings(capture=False)
         if self._log is not None:
             self._log.close()

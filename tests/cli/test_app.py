@@ -166,6 +166,7 @@ def speak(_settings, *, progress, **_keywords):
     progress.finish()
     warnings.warn("a library warns", stacklevel=1)
     logging.getLogger("somewhere").warning("a library logs %d", 7)
+    logging.getLogger("somewhere").info("a library chats")
     progress.warn("warned")
     raise RunError("failed")
 
@@ -187,6 +188,7 @@ def test_verbose_shows_messages_of_libraries(medvqa, during_training):
     during_training(speak)
     result = medvqa("train", "sft", "--verbose")
     assert "somewhere: a library logs 7\n" in result.stderr
+    assert "somewhere: a library chats\n" in result.stderr
     assert "a library warns" in result.stderr
 
 

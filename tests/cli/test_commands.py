@@ -196,6 +196,16 @@ def test_dry_run_of_training_names_data_model_and_settings_and_writes_nothing(me
     assert [path for path in sorted(tmp_path.rglob("*.*")) if path.suffix != ".pyc"] == before
 
 
+def test_dry_run_names_a_damaged_store(medvqa, workflows, make_run, tmp_path):
+    make_run("a")
+    (tmp_path / "prepared" / "stand_in").mkdir(parents=True)
+    (tmp_path / "prepared" / "stand_in" / "store.json").write_text("{")
+    result = medvqa("train", "sft", "--dataset", "stand_in", "--dry-run", "--plugin", str(_write_dataset(tmp_path)))
+    assert result.exit_code == 4
+    assert "stand_in/store.json' is damaged: " in result.stderr
+    assert "hint: Run `medvqa data prepare stand_in --force`." in result.stderr
+
+
 def test_dry_run_of_inference_calls_no_workflow(medvqa, workflows, make_run):
     make_run("a", dataset="nowhere_set")
     result = medvqa("infer", "--dry-run", "--run", "a")
@@ -278,7 +288,7 @@ def test_runs_are_listed_newest_first_and_a_damaged_one_hides_none(medvqa, make_
     assert (rows[0]["dataset"], rows[0]["model"], rows[0]["has"]) == ("slake", "llava", ["model", "predictions"])
     assert "is damaged" in rows[1]["problem"]
     result = medvqa("runs", "list")
-    assert result.stdout.splitlines()[0].split() == ["run", "created", "data", "set", "model", "has"]
+    assert result.stdout.splitlines()[0].split() == ["run", "created", "(UTC)", "data", "set", "model", "has"]
     assert "warning: " in result.stderr
 
 

@@ -1,0 +1,84 @@
+"""`medvqa data` on the small example data set, with the real workflows."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def plugin(repository, tmp_path) -> str:
+    """The example data set as a loose file."""
+    folder = tmp_path / "set"
+    shutil.copytree(repository / "examples" / "plugin_dataset" / "two_discs", folder,
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "__init__.py").rename(folder / "two_discs.py")
+    return str(folder / "two_discs.py")
+
+
+def test_prepare_says_what_it_found_and_does_nothing_twice(document, medvqa, plugin, tmp_path):
+    first = document("data", "prepare", "two-discs", "--plugin", plugin)
+    assert (first["name"], first["fresh"], first["skipped"]) == ("two_discs", True, [])
+    assert first["counts"] == {"train": 18, "validation": 9, "test": 9}
+    assert first["path"] == str(tmp_path / "prepared" / "two_discs")
+    again = document("data", "prepare", "two-discs", "--plugin", plugin)
+    assert (again["fresh"], again["fingerprint"]) == (False, first["fingerprint"])
+    assert document("data", "prepare", "two-discs", "--plugin", plugin, "--force")["fresh"] is True
+    shown = medvqa("data", "prepare", "two-discs", "--plugin", plugin)
+    assert "counts:\n  train: 18\n  validation: 9\n  test: 9\nskipped: 0\nfresh: False\n" in shown.stdout
+    assert "'two_discs' is prepared and unchanged: train 18, validation 9, test 9." in shown.stderr
+
+
+def test_dry_run_of_prepare_writes_nothing(document, plugin, tmp_path):
+    plan = document("data", "prepare", "two_discs", "--plugin", plugin, "--dry-run")
+    assert (plan["root"], plan["prepared"]) == (str(tmp_path / "set"), "it has not been prepared yet")
+    assert not (tmp_path / "prepared").exists()
+    document("data", "prepare", "two_discs", "--plugin", plugin)
+    assert document("data", "prepare", "two_discs", "--plugin", plugin, "--dry-run")["prepared"] == "ready"
+
+
+def test_analyze_counts_what_the_filters_leave(document, medvqa, plugin):
+    found = document("data", "analyze", "two_discs", "--plugin", plugin, "--question-type", "closed", "--limit", "4")
+    assert [part["questions"] for part in found["splits"].values()] == [4, 4, 4]
+    assert found["splits"]["train"]["answer_types"] == {"closed": 4}
+    shown = medvqa("data", "analyze", "two_discs", "--plugin", plugin)
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.startswith("two_discs\nsplit       questions  images")
+    assert shown.stdout.endswith("Verdict: ready for training.\n")
+
+
+def test_show_draws_to_files(document, medvqa, plugin, tmp_path):
+    samples = document("data", "show", "two_discs", "--plugin", plugin, "--count", "2", "--split", "validation",
+                       "--output", "out/x.png")
+    assert {sample["split"] for sample in samples} == {"validation"}
+    for name in ("x-1.png", "x-2.png"):
+        with Image.open(tmp_path / "out" / name) as image:
+            assert image.width > 32, "the question stands below the picture"
+    shown = medvqa("data", "show", "two_discs", "--plugin", plugin, "--count", "1", "--output", "y.png", "--seed", "1")
+    assert (tmp_path / "y.png").is_file()
+    assert "  Q: " in shown.stdout
+    assert shown.stderr.endswith("Drew y.png\n")
+
+
+@pytest.mark.parametrize(("typed", "code", "message"), [
+    (("show", "two_discs", "--count", "0"), 2, "--count is '0': it should be a whole number of at least 1."),
+    (("show", "two_discs", "--count", "many"), 2, "--count is 'many': it should be a whole number of at least 1."),
+    (("show", "two_discs", "--output", "x.gif"), 2, "--output is 'x.gif': it should end with .png or .jpg."),
+    (("show", "two_discs", "--split", "dev"), 4, "The data set 'two_discs' has no split 'dev'."),
+    (("prepare", "two_disks"), 3, "Unknown data set 'two_disks'. Did you mean 'two_discs'?"),
+    (("prepare", "two_discs", "--root", "/nowhere"), 4, "The folder '/nowhere' does not exist."),
+    (("analyze", "two_discs", "--set", "data.options.size=3"), 2, "This plugin takes no options"),
+])
+def test_mistakes(medvqa, plugin, typed, code, message):
+    result = medvqa("data", *typed, "--plugin", plugin)
+    assert result.exit_code == code
+    assert f"error: {message}" in result.stderr
+
+
+def test_an_own_name_for_a_data_set(document, plugin, tmp_path):
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "config.toml").write_text(f'plugins = ["{plugin}"]\n[aliases.datasets]\nmine = "two_discs"\n')
+    assert document("data", "list", "mine")["name"] == "two_discs"
+    assert document("data", "prepare", "mine")["counts"]["train"] == 18
