@@ -76,9 +76,10 @@ def prepare_data(settings: Settings, *, force: bool = False, progress: Progress 
 
 
 def _prepare(source: DataSource, progress: Progress, *, force: bool) -> PreparedData:
+    named = None if source.is_generated else source.find_root(_read_known(source, force=force))
     with lock_store(source.folder):
         known = _read_known(source, force=force)
-        root = source.make_files(progress, force=force) if source.is_generated else source.find_root(known)
+        root = named or source.make_files(progress, force=force)
         files = fingerprint_files(root)
         reason = "it was asked for" if force else source.find_change(known)
         if known and not reason and known["files"] != files:

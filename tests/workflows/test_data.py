@@ -219,6 +219,7 @@ def test_a_wrong_root_is_named(configure, tmp_path):
         prepare_data(configure("slake", tmp_path / "none"))
     with pytest.raises(DataError, match="is not laid out like SLAKE 1.0"):
         prepare_data(configure("slake", tmp_path))
+    assert not (tmp_path / "prepared").exists()
 
 
 def test_missing_images(configure, slake_root, tmp_path):
