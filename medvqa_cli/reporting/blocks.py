@@ -1,0 +1,112 @@
+"""What a page is built from: sections of blocks, plain data that the template draws by their kind.
+
+A new part of the report is one function that returns a section; the template needs a change only for a new kind of block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from medvqa_cli.reporting.figures import Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence that stands out: something to know, or something to beware of."""
+
+    kind: ClassVar[str] = "note"
+    text: str
+    level: Literal["info", "warning"] = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Terms and what they are; `folded` hides them until asked for."""
+
+    kind: ClassVar[str] = "facts"
+    title: str
+    rows: Sequence[tuple[str, str]]
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A share between 0 and 1 drawn beside its text: the value, its interval, a baseline to compare it with."""
+
+    text: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    baseline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; the first cell of a row names it, all others are numbers (right-aligned) unless `textual` says not."""
+
+    kind: ClassVar[str] = "table"
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | Meter]]
+    note: str = ""
+    textual: Sequence[str] = ()
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """One number of the summary, with its interval, how many answers it rests on, and how it was measured."""
+
+    label: str
+    value: str
+    interval: str
+    basis: str
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class Headlines:
+    """The few numbers a reader looks for first."""
+
+    kind: ClassVar[str] = "headlines"
+    items: Sequence[Headline]
+
+
+@dataclass(frozen=True, slots=True)
+class Plots:
+    """Figures, side by side where there is room."""
+
+    kind: ClassVar[str] = "plots"
+    figures: Sequence[Figure]
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Questions with their pictures, filtered and sorted in the browser.
+
+    `questions` are JSON objects that name their picture in `pictures` (key -> data URI), so that a picture is in the
+    page once whatever the number of its questions. `filters` maps a field of a question to its label and values.
+    """
+
+    kind: ClassVar[str] = "gallery"
+    shown: str
+    questions: Sequence[Mapping[str, Any]]
+    pictures: Mapping[str, str]
+    filters: Mapping[str, tuple[str, Sequence[str]]]
+
+
+Block = Note | Facts | Table | Headlines | Plots | Gallery
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of the page. `key` is its anchor; `lead` says what it is."""
+
+    key: str
+    title: str
+    lead: str
+    blocks: Sequence[Block]

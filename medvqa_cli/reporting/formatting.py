@@ -1,0 +1,35 @@
+"""How numbers are written, in the terminal and in the report: one place, one look."""
+
+from __future__ import annotations
+
+import math
+
+MISSING = "–"
+
+
+def format_value(value: float | None, low: float | None = None, high: float | None = None, *, digits: int = 3) -> str:
+    """Return a number, with its interval where there is one: "0.912 [0.880, 0.940]"; a dash if it is undefined."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{value:.{digits}f}"
+    return text if low is None or high is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def format_count(count: float | None) -> str:
+    """Return a count with thousands separators; a dash if it is unknown."""
+    return MISSING if count is None else f"{count:,.0f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as a reader says it: "42 s", "3 min 05 s", "2 h 10 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def name_key(key: str) -> str:
+    """Return a JSON key as words: "answer_type" -> "Answer type"."""
+    words = key.replace("_", " ").strip()
+    return words[:1].upper() + words[1:]

@@ -1,0 +1,97 @@
+"""Which questions the page shows, and what it shows of each."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.reporting.blocks import Gallery
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from medvqa_cli.records import Prediction
+
+WRONG_SHARE = 0.6
+FILTERS = {"outcome": "Outcome", "type": "Question type", "kind": "Answer type", "modality": "Modality"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One question of the gallery. `others` are further answers to it, such as ("Blank image", "no")."""
+
+    prediction: Prediction
+    outcome: str
+    confidence: float | None = None
+    others: Sequence[tuple[str, str]] = field(default_factory=tuple)
+
+    @property
+    def picture(self) -> str:
+        """Path of the question's first image, empty if it has none."""
+        return next(iter(self.prediction.sample.images), "")
+
+
+def choose_entries(entries: Sequence[Entry], limit: int) -> list[Entry]:
+    """Return at most `limit` entries in their given order: wrong ones first, but right ones keep their share.
+
+    Wrong answers take up to 60 % of the room (more if the others leave some). Which of a kind are taken depends only on
+    their ids, so that two reports of one run, or of two runs on the same questions, show the same ones.
+    """
+    if len(entries) <= limit:
+        return list(entries)
+    wrong = sorted((entry for entry in entries if entry.outcome == "wrong"), key=_draw)
+    rest = sorted((entry for entry in entries if entry.outcome != "wrong"), key=_draw)
+    room = max(round(WRONG_SHARE * limit), limit - len(rest))
+    kept = {id(entry) for entry in wrong[:room]}
+    kept |= {id(entry) for entry in rest[:limit - len(kept)]}
+    return [entry for entry in entries if id(entry) in kept]
+
+
+def _draw(entry: Entry) -> str:
+    return hashlib.sha256(entry.prediction.sample.question_id.encode()).hexdigest()
+
+
+def build_gallery(shown: Sequence[Entry], everything: Sequence[Entry], thumbnails: Mapping[str, bytes]) -> Gallery:
+    """Return the gallery of `shown`, which were chosen from `everything`; `thumbnails` maps image path to file bytes."""
+    keys = {path: f"p{number}" for number, path in enumerate(dict.fromkeys(entry.picture for entry in shown))
+            if path in thumbnails}
+    questions = [_describe(entry, keys) for entry in shown]
+    filters = {name: (label, values) for name, label in FILTERS.items()
+               if len(values := sorted({str(question[name]) for question in questions} - {""})) > 1}
+    return Gallery(_say_shown(shown, everything), questions,
+                   {key: _data_uri(thumbnails[path]) for path, key in keys.items()}, filters)
+
+
+def _describe(entry: Entry, keys: Mapping[str, str]) -> dict[str, Any]:
+    sample = entry.prediction.sample
+    tags = [sample.question_type, sample.answer_type, sample.modality, sample.organ]
+    return {"id": sample.question_id, "question": sample.question, "gold": sample.answer,
+            "answer": entry.prediction.answer, "others": [list(other) for other in entry.others],
+            "outcome": entry.outcome, "confidence": entry.confidence, "type": sample.question_type,
+            "kind": sample.answer_type, "modality": sample.modality, "tags": [tag for tag in dict.fromkeys(tags) if tag],
+            "picture": keys.get(entry.picture, ""),
+            "absent": "The picture could not be read." if entry.picture else "This question has no picture.",
+            "alt": f"{sample.modality or 'Picture'} {sample.image_id}"}
+
+
+def _say_shown(shown: Sequence[Entry], everything: Sequence[Entry]) -> str:
+    chosen, total = Counter(entry.outcome for entry in shown), Counter(entry.outcome for entry in everything)
+    if len(shown) == len(everything):
+        return f"All {len(everything):,} questions are here."
+    parts = [f"{chosen[outcome]:,} of {total[outcome]:,} {outcome}" for outcome in ("wrong", "right", "not scored")
+             if total[outcome]]
+    return (f"Here are {len(shown):,} of {len(everything):,} questions: {', '.join(parts)}, drawn by their id. Wrong answers are "
+            "over-represented on purpose, so do not read a rate off this list.")
+
+
+def _data_uri(picture: bytes) -> str:
+    return f"data:image/{_image_type(picture)};base64,{base64.b64encode(picture).decode()}"
+
+
+def _image_type(picture: bytes) -> str:
+    if picture.startswith(b"\x89PNG"):
+        return "png"
+    return "webp" if picture[8:12] == b"WEBP" else "jpeg"
