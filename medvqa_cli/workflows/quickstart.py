@@ -60,7 +60,7 @@ def run_quickstart(settings: Settings, *, quick: bool = False, progress: Progres
     recipe = make_recipe(settings, quick=quick)
     prepared = open_data(recipe, progress)
     analyze_data(recipe, progress=progress)
-    run = train_sft(recipe, name="quickstart", progress=progress)
+    run = train_sft(recipe, name="quickstart-quick" if quick else "quickstart", progress=progress)
     shutil.copy(prepared.path / "analysis.json", run.path / "analysis.json")
     answer_thrice(recipe, run, progress)
     answers = {tag or "main": evaluate_answers(run, recipe, tag=tag, progress=progress)
@@ -75,6 +75,8 @@ def make_recipe(settings: Settings, *, quick: bool) -> Settings:
     own = to_tree(settings)
     tree = {key: own[key] for key in ("seed", "plugins", "paths")} | {key: dict(part) for key, part in RECIPE.items()}
     if quick:
+        # Its data are other data: kept apart, so that the full demo and its runs stay as they are.
+        tree["paths"] = {**own["paths"], "prepared": str(settings.paths.prepared / "quick")}
         for section, part in QUICK.items():
             tree[section].update(part)
     return make_settings(tree)
