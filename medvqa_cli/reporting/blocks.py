@@ -1,6 +1,6 @@
 """What a page is built from: sections of blocks, plain data that the template draws by their kind.
 
-A new part of the report is one function that returns a section; the template needs a change only for a new kind of block.
+A new part of the report is one function that returns a section; the template changes only for a new kind of block.
 """
 
 from __future__ import annotations

@@ -85,15 +85,17 @@ def embed_svg(svg: str, name: str, description: str) -> str:
 
 
 def draw_reliability(bins: Sequence[Bin], title: str, caption: str) -> Figure:
-    """Draw accuracy against confidence, one mark a bin with its interval, above the number of answers in each bin."""
+    """Draw accuracy against confidence, one mark a bin, above the number of answers in each bin."""
     filled = [item for item in bins if item.count and item.confidence is not None and item.accuracy is not None]
     with _style() as canvas_class:
         canvas = canvas_class(figsize=(WIDTH, 4.7))
         top, bottom = canvas.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
-        top.plot([0, 1], [0, 1], color=COLOURS["muted"], linestyle=(0, (4, 3)), linewidth=1, label="perfect calibration")
+        _draw_diagonal(top, "perfect calibration")
         for item in filled:
-            top.vlines(item.confidence, item.confidence, item.accuracy, color=COLOURS["orange"], linewidth=3, alpha=0.45)
-        _draw_marks(top, filled)
+            top.vlines(item.confidence, item.confidence, item.accuracy, color=COLOURS["orange"], linewidth=3, alpha=0.5)
+        total = sum(item.count for item in filled) or 1
+        top.scatter([item.confidence for item in filled], [item.accuracy for item in filled], zorder=3, clip_on=False,
+                    s=[20 + 160 * item.count / total for item in filled], color=COLOURS["blue"], label="one bin")
         top.set(xlim=(0, 1), ylim=(0, 1.03), ylabel="share that is right")
         top.legend(loc="upper left")
         edges = [item.lower for item in bins]
@@ -107,12 +109,8 @@ def draw_reliability(bins: Sequence[Bin], title: str, caption: str) -> Figure:
         return _finish(canvas, "reliability", title, caption)
 
 
-def _draw_marks(axes: Any, filled: Sequence[Bin]) -> None:
-    for item in filled:
-        if item.low is not None and item.high is not None:
-            axes.vlines(item.confidence, item.low, item.high, color=COLOURS["blue"], linewidth=1.1)
-    axes.plot([item.confidence for item in filled], [item.accuracy for item in filled], linestyle="none", marker="o",
-              markersize=6, color=COLOURS["blue"], label="answers in a bin")
+def _draw_diagonal(axes: Any, label: str) -> None:
+    axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linestyle=(0, (4, 3)), linewidth=1, label=label)
 
 
 def draw_accuracy(slices: Sequence[Slice], name: str, title: str, caption: str) -> Figure:
@@ -125,10 +123,11 @@ def draw_accuracy(slices: Sequence[Slice], name: str, title: str, caption: str) 
                   edgecolor=COLOURS["blue"], linewidth=0.6)
         for place, item in zip(places, slices, strict=True):
             _draw_interval(axes, place, item)
-        known = [(item.baseline, place) for place, item in zip(places, slices, strict=True) if item.baseline is not None]
+        known = [(item.baseline, place) for item, place in zip(slices, places, strict=True)
+                 if item.baseline is not None]
         if known:
-            axes.plot([value for value, _ in known], [place for _, place in known], linestyle="none", marker="D",
-                      markersize=5, color=COLOURS["orange"], label="majority baseline")
+            axes.plot(*zip(*known, strict=True), linestyle="none", marker="D", markersize=5, color=COLOURS["orange"],
+                      label="majority baseline")
         axes.set_yticks(places, [f"{_shorten(item.name)} ({item.score.n:,})" for item in slices])
         axes.set(xlim=(0, 1), ylim=(-0.7, len(slices) - 0.3), xlabel="accuracy")
         axes.grid(visible=False, axis="y")
@@ -171,10 +170,10 @@ def draw_probabilities(points: Sequence[tuple[float, float]], title: str, captio
     with _style() as canvas_class:
         canvas = canvas_class(figsize=(WIDTH, 4.2))
         axes = canvas.subplots()
-        axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linestyle=(0, (4, 3)), linewidth=1, label="model = truth")
+        _draw_diagonal(axes, "model = truth")
         axes.plot(*zip(*points, strict=True), linestyle="none", marker="o", markersize=5, markeredgewidth=0,
                   alpha=0.45, color=COLOURS["blue"], label="one question")
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="true probability of “yes”",
-                 ylabel="model’s probability of “yes”")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="truth: probability of “yes”",
+                 ylabel="model: probability of “yes”")
         axes.legend(loc="upper left")
         return _finish(canvas, "probabilities", title, caption)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-MISSING = "–"
+MISSING = "-"
 
 
 def format_value(value: float | None, low: float | None = None, high: float | None = None, *, digits: int = 3) -> str:
@@ -13,6 +13,11 @@ def format_value(value: float | None, low: float | None = None, high: float | No
         return MISSING
     text = f"{value:.{digits}f}"
     return text if low is None or high is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def format_interval(low: float | None, high: float | None, *, digits: int = 3) -> str:
+    """Return an interval that stands apart from its number: "0.880 to 0.940"; says so where there is none."""
+    return "no interval" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def format_count(count: float | None) -> str:

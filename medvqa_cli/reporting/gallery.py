@@ -21,11 +21,16 @@ FILTERS = {"outcome": "Outcome", "type": "Question type", "kind": "Answer type",
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One question of the gallery. `others` are further answers to it, such as ("Blank image", "no")."""
+    """One question of the gallery.
+
+    `outcome` is right, wrong or not scored; `basis` says what `confidence` (0-1) is; `others` are further lines about
+    it, such as ("Blank images", "no").
+    """
 
     prediction: Prediction
     outcome: str
     confidence: float | None = None
+    basis: str = ""
     others: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
     @property
@@ -55,7 +60,7 @@ def _draw(entry: Entry) -> str:
 
 
 def build_gallery(shown: Sequence[Entry], everything: Sequence[Entry], thumbnails: Mapping[str, bytes]) -> Gallery:
-    """Return the gallery of `shown`, which were chosen from `everything`; `thumbnails` maps image path to file bytes."""
+    """Return the gallery of `shown`, chosen from `everything`; `thumbnails` maps image path to file bytes."""
     keys = {path: f"p{number}" for number, path in enumerate(dict.fromkeys(entry.picture for entry in shown))
             if path in thumbnails}
     questions = [_describe(entry, keys) for entry in shown]
@@ -70,8 +75,9 @@ def _describe(entry: Entry, keys: Mapping[str, str]) -> dict[str, Any]:
     tags = [sample.question_type, sample.answer_type, sample.modality, sample.organ]
     return {"id": sample.question_id, "question": sample.question, "gold": sample.answer,
             "answer": entry.prediction.answer, "others": [list(other) for other in entry.others],
-            "outcome": entry.outcome, "confidence": entry.confidence, "type": sample.question_type,
-            "kind": sample.answer_type, "modality": sample.modality, "tags": [tag for tag in dict.fromkeys(tags) if tag],
+            "outcome": entry.outcome, "confidence": None if entry.confidence is None else round(entry.confidence, 4),
+            "basis": entry.basis, "type": sample.question_type, "kind": sample.answer_type,
+            "modality": sample.modality, "tags": [tag for tag in dict.fromkeys(tags) if tag],
             "picture": keys.get(entry.picture, ""),
             "absent": "The picture could not be read." if entry.picture else "This question has no picture.",
             "alt": f"{sample.modality or 'Picture'} {sample.image_id}"}
@@ -83,8 +89,8 @@ def _say_shown(shown: Sequence[Entry], everything: Sequence[Entry]) -> str:
         return f"All {len(everything):,} questions are here."
     parts = [f"{chosen[outcome]:,} of {total[outcome]:,} {outcome}" for outcome in ("wrong", "right", "not scored")
              if total[outcome]]
-    return (f"Here are {len(shown):,} of {len(everything):,} questions: {', '.join(parts)}, drawn by their id. Wrong answers are "
-            "over-represented on purpose, so do not read a rate off this list.")
+    return (f"Here are {len(shown):,} of {len(everything):,} questions: {', '.join(parts)}, drawn by their id. Wrong "
+            "answers are over-represented on purpose, so do not read a rate off this list.")
 
 
 def _data_uri(picture: bytes) -> str:

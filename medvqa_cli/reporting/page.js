@@ -56,7 +56,7 @@
 
   const drawConfidence = (question) => {
     if (question.confidence === null) return "";
-    const line = make("p", "confidence", `Confidence ${question.confidence.toFixed(2)}`);
+    const line = make("p", "confidence", `Confidence ${question.confidence.toFixed(2)} (${question.basis})`);
     const bar = make("span", "bar");
     bar.setAttribute("aria-hidden", "true");
     const fill = make("span", "fill");

@@ -47,6 +47,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 def _say(value: Any) -> str:
     if isinstance(value, str):
         return value or "(empty)"
-    if value is None or value == {} or value == []:
+    if value is None or value in ({}, []):
         return "none"
     return json.dumps(value, ensure_ascii=False)

@@ -54,7 +54,8 @@ def _list_facts(events: Sequence[Mapping[str, Any]], training: Curve, validation
         yield "Training loss", f"{format_value(training[0][1])} at first, {format_value(training[-1][1])} at the end"
     if validation:
         step, lowest = min(validation, key=lambda point: (point[1], point[0]))
-        yield "Validation loss", f"{format_value(validation[-1][1])} at the end; lowest {format_value(lowest)} at step {step:,}"
+        yield "Validation loss", (f"{format_value(validation[-1][1])} at the end; lowest {format_value(lowest)} at "
+                                  f"step {step:,}")
     yield from _list_time(events)
 
 

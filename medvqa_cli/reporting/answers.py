@@ -1,0 +1,194 @@
+"""The report's sections on how the questions were answered: the summary, and the results part by part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.reporting.blocks import Facts, Headline, Headlines, Meter, Note, Plots, Section, Table
+from medvqa_cli.reporting.estimates import BASELINES, Estimate, read_estimate, read_protocol, read_slices
+from medvqa_cli.reporting.figures import draw_accuracy
+from medvqa_cli.reporting.formatting import MISSING, format_count, format_interval, format_value, name_key
+from medvqa_cli.reporting.protocol import describe_floor, describe_interval, describe_shortly, list_protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from medvqa_cli.reporting.blocks import Block
+    from medvqa_cli.reporting.estimates import Slice
+
+LEAD = ("Accuracy part by part. Where an interval reaches down to the baseline, the part is too small, or the model "
+        "too weak, to tell the two apart.")
+Answers = dict[str, dict[str, Any]]
+TAGS = {"main": "This model", "before": "Before training", "blank": "Blank images"}
+GROUPS = {"question_type": "Question type", "answer_type": "Answer type", "modality": "Modality", "organ": "Organ",
+          "language": "Language"}
+
+
+def keep_stated(answers: Mapping[str, Any]) -> tuple[Answers, list[Note]]:
+    """Return the blocks that state their protocol, the main one first, and a warning for each that does not.
+
+    Raises:
+        RunError: If a block is no object.
+    """
+    order = [*TAGS, *sorted(set(answers) - set(TAGS))]
+    stated = {tag: answers[tag] for tag in order if tag in answers and read_protocol(answers[tag])}
+    return stated, [Note(f"The numbers of “{name_tag(tag)}” are not shown: metrics.json does not say how they were "
+                         "measured.", "warning") for tag in answers if tag not in stated]
+
+
+def name_tag(tag: str) -> str:
+    """Return what a set of answers is called."""
+    return TAGS.get(tag, name_key(tag.replace("-", " ")))
+
+
+def build_summary(answers: Mapping[str, Any], calibration: Mapping[str, Any], warnings: Sequence[str]) -> Section:
+    """Return the section a reader sees first. `warnings` are those of the data analysis.
+
+    Raises:
+        RunError: If the metrics have another shape.
+    """
+    stated, refusals = keep_stated(answers)
+    blocks: list[Block] = [*refusals]
+    items = [*_list_headlines(stated), *_list_calibration(calibration)]
+    if items:
+        blocks.append(Headlines(items))
+    else:
+        blocks.append(Note("Nothing is scored in this run yet: `medvqa infer`, then `medvqa eval answers`."))
+    blocks += [Note(text, "warning") for text in [*_find_doubts(stated, calibration), *warnings]]
+    if stated:
+        blocks.append(_compare(stated))
+        blocks += [Facts(f"Protocol: {name_tag(tag).lower()}", list(list_protocol(block["protocol"])),
+                         folded=tag != "main") for tag, block in stated.items()]
+    return Section("summary", "Summary", "", blocks)
+
+
+def _list_headlines(stated: Answers) -> Iterator[Headline]:
+    block = stated.get("main")
+    if block is None:
+        return
+    synthetic = block.get("synthetic") or {}
+    chosen = [("Closed accuracy", block.get("closed"), "accuracy"),
+              ("Closed accuracy, unambiguous questions", synthetic.get("unambiguous"), "accuracy"),
+              ("Open exact match", block.get("open"), "exact_match"),
+              ("Open token F1", block.get("open"), "token_f1")]
+    for label, part, metric in chosen:
+        if part:
+            score = read_estimate(part, metric)
+            yield Headline(label, format_value(score.value), format_interval(score.low, score.high),
+                           _say_basis(score), describe_shortly(block["protocol"], metric))
+
+
+def _list_calibration(block: Mapping[str, Any]) -> Iterator[Headline]:
+    protocol = read_protocol(block) if block else None
+    if protocol and block.get("ece") is not None:
+        interval = block.get("intervals", {}).get("ece", {})
+        basis = f"{format_count(block.get('num_questions'))} yes/no questions. {describe_floor(block)}"
+        yield Headline("Calibration error (ECE)", format_value(block["ece"]),
+                       format_interval(interval.get("low"), interval.get("high")), basis, describe_shortly(protocol))
+
+
+def _say_basis(score: Estimate) -> str:
+    return f"{format_count(score.n)} questions on {format_count(score.images)} images"
+
+
+def _find_doubts(stated: Answers, calibration: Mapping[str, Any]) -> Iterator[str]:
+    for tag, block in stated.items():
+        checks = block.get("checks", {})
+        if block.get("incomplete"):
+            yield f"{name_tag(tag)}: only some of the questions are answered; these are not the final numbers."
+        if tag != "main":
+            continue
+        for kind in checks.get("collapsed", ()):
+            top = checks["top_answer"][kind]
+            yield (f"The model says “{top['answer']}” to {format_value(100 * top['share'], digits=0)} % of the {kind} "
+                   "questions, whatever they ask.")
+        if checks.get("yes_no_unparsed"):
+            yield (f"{format_count(checks['yes_no_unparsed'])} of {format_count(checks['yes_no_questions'])} answers "
+                   "to yes/no questions say neither yes nor no; they count as wrong.")
+    if calibration.get("incomplete"):
+        yield "Calibration: only some of the questions are sampled; these are not the final numbers."
+
+
+def _compare(stated: Answers) -> Table:
+    """Put the model beside what it has to beat."""
+    rows: list[list[str | Meter]] = []
+    for tag, block in stated.items():
+        parts = [_read_part(block, kind, metric) for kind, metric in (("closed", "accuracy"), ("open", "exact_match"),
+                                                                      ("open", "token_f1"))]
+        rows.append([name_tag(tag), *(meter_estimate(part) for part in parts)])
+    main = stated.get("main", {})
+    known = main.get("baselines") or {}
+    for name, label in BASELINES.items():
+        shares = [known.get(kind, {}).get(name) for kind in ("closed", "open")]
+        if any(share is not None for share in shares):
+            rows.append([f"{label} (no picture)", *(Meter(format_value(share), share) for share in shares), MISSING])
+    best = (main.get("synthetic") or {}).get("bayes_accuracy")
+    if best is not None:
+        rows.append(["Best possible (Bayes)", Meter(format_value(best), best), MISSING, MISSING])
+    protocol = next(iter(stated.values()))["protocol"]
+    columns = ["Answers", "Closed accuracy", "Open exact match", "Open token F1"]
+    return Table("Beside what it has to beat", columns, rows,
+                 _explain_comparison(stated) + f"In brackets: {describe_interval(protocol)}.")
+
+
+def _read_part(block: Mapping[str, Any], kind: str, metric: str) -> Estimate:
+    return read_estimate(block[kind], metric) if block.get(kind) else Estimate(None)
+
+
+def _explain_comparison(stated: Answers) -> str:
+    text = ("Guesses without the picture come from the training questions: the most frequent answer, that of the same "
+            "question type, that to the same question in the same words. ")
+    seen, blind = (_read_part(stated.get(tag, {}), "closed", "accuracy").value for tag in ("main", "blank"))
+    if seen and blind is not None:
+        text = (f"With blank images the model keeps {100 * blind / seen:.0f} % of its closed accuracy: that much is "
+                "guessed, not seen. ") + text
+    return text
+
+
+def meter_estimate(score: Estimate, baseline: float | None = None) -> Meter:
+    """Return an estimate as a table cell: the number, its interval, and both drawn."""
+    return Meter(format_value(score.value, score.low, score.high), score.value, score.low, score.high, baseline)
+
+
+def build_results(answers: Mapping[str, Any]) -> Section:
+    """Return the section with accuracy part by part.
+
+    Raises:
+        RunError: If the metrics have another shape.
+    """
+    stated, _ = keep_stated(answers)
+    if "main" not in stated:
+        return Section("results", "Results", "", [Note("Nothing is scored in this run yet.")])
+    protocol = stated["main"]["protocol"]
+    groups = {group: slices for group in GROUPS if len(slices := read_slices(stated, "main", group)) > 1}
+    figures = [draw_accuracy(groups[group], f"accuracy-{group.replace('_', '-')}",
+                             f"Accuracy by {GROUPS[group].lower()}", _caption(protocol))
+               for group in ("question_type", "modality") if group in groups]
+    blocks: list[Block] = [Plots(figures)] if figures else []
+    blocks += [_tabulate(GROUPS[group], slices, protocol) for group, slices in groups.items()]
+    if not groups:
+        blocks.append(Note("The data set tells its questions apart in no way that would make parts to compare."))
+    return Section("results", "Results", LEAD, blocks)
+
+
+def _caption(protocol: Mapping[str, Any]) -> str:
+    return (f"Number of questions in brackets. {describe_shortly(protocol, 'accuracy')} Lines: "
+            f"{describe_interval(protocol)}.")
+
+
+def _tabulate(title: str, slices: Sequence[Slice], protocol: Mapping[str, Any]) -> Table:
+    baselines = [name for name in BASELINES if any(name in item.baselines for item in slices)]
+    if "majority_per_question_type" in baselines and "majority" in baselines:
+        baselines.remove("majority")
+    controls = list(dict.fromkeys(tag for item in slices for tag in item.controls))
+    columns = [title, "Questions", "Images", "Accuracy", *(BASELINES[name] for name in baselines),
+               *map(name_tag, controls)]
+    rows: list[list[str | Meter]] = [[item.name, format_count(item.score.n), format_count(item.score.images),
+             meter_estimate(item.score, item.baseline), *(format_value(item.baselines.get(name)) for name in baselines),
+             *(_show_control(item, tag) for tag in controls)] for item in slices]
+    return Table(f"By {title.lower()}", columns, rows, describe_shortly(protocol, "accuracy"))
+
+
+def _show_control(item: Slice, tag: str) -> str:
+    score = item.controls.get(tag)
+    return MISSING if score is None else format_value(score.value, score.low, score.high)

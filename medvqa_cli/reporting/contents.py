@@ -1,0 +1,115 @@
+"""What a run holds, read and ready: the one input of the report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.reporting.answers import build_results, build_summary, keep_stated, name_tag
+from medvqa_cli.reporting.blocks import Note, Section
+from medvqa_cli.reporting.calibration import build_calibration
+from medvqa_cli.reporting.data import build_data, list_findings
+from medvqa_cli.reporting.formatting import format_count
+from medvqa_cli.reporting.gallery import Entry
+from medvqa_cli.reporting.provenance import build_provenance
+from medvqa_cli.reporting.training import build_training
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from medvqa_cli.records import Prediction
+    from medvqa_cli.reporting.blocks import Gallery
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A run's files, empty where it has none.
+
+    `predictions` are by tag; `absent` maps what is missing to what makes it.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    events: Sequence[Mapping[str, Any]] = ()
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    analysis: Mapping[str, Any] = field(default_factory=dict)
+    predictions: Mapping[str, Sequence[Prediction]] = field(default_factory=dict)
+    scores: Sequence[Mapping[str, Any]] = ()
+    details: Sequence[Mapping[str, Any]] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_sections(contents: Contents, gallery: Gallery | None) -> list[Section]:
+    """Return the report's sections in reading order.
+
+    Raises:
+        RunError: If a file has another shape than this version writes.
+    """
+    answers, calibration = contents.metrics.get("answers", {}), contents.metrics.get("calibration", {})
+    questions = [gallery] if gallery else [Note("No question is answered in this run yet: `medvqa infer`.")]
+    return [
+        build_summary(answers, calibration, list_findings(contents.analysis)),
+        build_results(answers),
+        build_training(contents.events),
+        build_calibration(calibration, contents.details),
+        build_data(contents.analysis, contents.manifest.get("data", {})),
+        Section("questions", "Questions", "", questions),
+        build_provenance({key: value for key, value in contents.manifest.items() if key != "data"}, contents.settings,
+                         contents.absent),
+    ]
+
+
+def describe_run(contents: Contents) -> str:
+    """Return the line under the title: model, data, split, size."""
+    model = contents.manifest.get("model", {})
+    parts = [str(model["family"])] if model.get("family") else []
+    stated, _ = keep_stated(contents.metrics.get("answers", {}))
+    if "main" in stated:
+        protocol = stated["main"]["protocol"]
+        parts.append(f"{protocol.get('dataset')}, {protocol.get('split')} split: {format_count(protocol.get('n'))} "
+                     f"questions on {format_count(protocol.get('images'))} images")
+    return " · ".join(parts) or "A run that is not scored yet."
+
+
+def list_entries(contents: Contents) -> list[Entry]:
+    """Return every answered question with its outcome, its confidence and the other answers to it."""
+    correct = {row["question_id"]: row.get("values", {}).get("accuracy") for row in contents.scores}
+    details = {row["question_id"]: row for row in contents.details}
+    others = {tag: {item.sample.question_id: item.answer for item in rows}
+              for tag, rows in contents.predictions.items() if tag != "main"}
+    return [_make_entry(prediction, correct, details, others) for prediction in contents.predictions.get("main", ())]
+
+
+def _make_entry(prediction: Prediction, correct: Mapping[str, float | None], details: Mapping[str, Mapping[str, Any]],
+                others: Mapping[str, Mapping[str, str]]) -> Entry:
+    key = prediction.sample.question_id
+    detail = details.get(key)
+    value = correct.get(key)
+    outcome = "not scored" if value is None else "right" if value >= 1 else "wrong"
+    confidence, basis = _find_confidence(prediction, detail)
+    lines = [(name_tag(tag), answers[key]) for tag, answers in others.items() if key in answers]
+    if detail is not None:
+        lines.append(("Sampled", _say_votes(detail)))
+    return Entry(prediction, outcome, confidence, basis, tuple(lines))
+
+
+def _find_confidence(prediction: Prediction, detail: Mapping[str, Any] | None) -> tuple[float | None, str]:
+    """Return how sure the model is of the answer it gave: by its sampled answers, else by the answer's probability."""
+    answer = prediction.answer.strip(" .").lower()
+    if detail is not None and detail.get("is_valid", True) and answer in ("yes", "no"):
+        return detail[f"p_{answer}"], "share of the sampled answers"
+    if prediction.candidates and prediction.answer in prediction.candidates:
+        return prediction.candidates[prediction.answer], "among the candidates"
+    if prediction.logprob is not None and math.isfinite(prediction.logprob):
+        return math.exp(min(prediction.logprob, 0.0)), "probability of the answer's text"
+    return None, ""
+
+
+def _say_votes(detail: Mapping[str, Any]) -> str:
+    text = f"yes {format_count(detail['yes_count'])}, no {format_count(detail['no_count'])}"
+    if detail.get("unknown_count"):
+        text += f", neither {format_count(detail['unknown_count'])}"
+    truth = detail.get("true_p_yes")
+    return text if truth is None else f"{text}; true p(yes) {truth:.2f}"

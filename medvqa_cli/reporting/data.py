@@ -1,0 +1,68 @@
+"""The report's section on the data: what they hold and what is odd about them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.reporting.blocks import Facts, Note, Section, Table
+from medvqa_cli.reporting.formatting import MISSING, format_count, format_value
+from medvqa_cli.reporting.provenance import flatten
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from medvqa_cli.reporting.blocks import Block
+
+FACETS = {"question_types": "Questions by type", "modalities": "Questions by modality"}
+
+
+def build_data(analysis: Mapping[str, Any], facts: Mapping[str, Any]) -> Section:
+    """Return the section. `analysis` is the data audit, `facts` the manifest's word on the data trained on."""
+    blocks: list[Block] = [Note(text, "warning") for text in list_findings(analysis)]
+    splits = analysis.get("splits", {})
+    if splits:
+        blocks.append(_tabulate_splits(splits))
+        blocks += [_tabulate_facet(splits, facet, title) for facet, title in FACETS.items()
+                   if any(set(part.get(facet, {})) - {""} for part in splits.values())]
+    else:
+        blocks.append(Note("This run holds no analysis of its data: `medvqa data analyze` makes one."))
+    if analysis.get("leakage"):
+        blocks.append(_tabulate_leakage(analysis["leakage"]))
+    if facts:
+        blocks.append(Facts("What the model was trained on", list(flatten(facts))))
+    return Section("data", "Data", "", blocks)
+
+
+def list_findings(analysis: Mapping[str, Any]) -> list[str]:
+    """Return the audit's faults and warnings, in its words."""
+    verdict = analysis.get("verdict", {})
+    return [finding["message"] for kind in ("faults", "warnings") for finding in verdict.get(kind, ())]
+
+
+def _tabulate_splits(splits: Mapping[str, Any]) -> Table:
+    rows = [[name, format_count(part["questions"]), format_count(part["images"]),
+             *(format_count(part.get("answer_types", {}).get(kind, 0)) for kind in ("closed", "open")),
+             *(_say_majority(part.get(kind) or {}) for kind in ("closed", "open"))] for name, part in splits.items()]
+    return Table("Splits", ["Split", "Questions", "Images", "Closed", "Open", "Most frequent closed answer",
+                            "Most frequent open answer"], rows)
+
+
+def _say_majority(answers: Mapping[str, Any]) -> str:
+    frequent = answers.get("frequent_answers")
+    return f"{next(iter(frequent))} ({format_value(answers['majority_share'])})" if frequent else MISSING
+
+
+def _tabulate_facet(splits: Mapping[str, Any], facet: str, title: str) -> Table:
+    values = dict.fromkeys(value for part in splits.values() for value in part.get(facet, {}))
+    rows = [[value or "not stated", *(format_count(part.get(facet, {}).get(value, 0)) for part in splits.values())]
+            for value in values]
+    return Table(title, [title.rsplit(" ", 1)[-1].capitalize(), *splits], rows, folded=len(rows) > 12)
+
+
+def _tabulate_leakage(pairs: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [[" / ".join(pair["splits"]), *(f"{format_count(pair[shared])} of {format_count(pair[total])}"
+             for shared, total in (("shared_images", "images"), ("questions_on_shared_images", "questions"),
+                                   ("shared_questions", "questions")))] for pair in pairs]
+    return Table("In two splits at once", ["Splits", "Images in both", "Questions on such images",
+                                           "Same question on the same image"], rows,
+                 "Counted in the second split; images are compared pixel by pixel.")

@@ -1,0 +1,116 @@
+"""Numbers as `metrics.json` holds them, checked and typed; a number without a protocol is never returned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medvqa_cli.errors import RunError
+
+BASELINES = {"majority": "Majority answer", "majority_per_question_type": "Majority per question type",
+             "same_question_text": "Same question in training"}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with the interval it lies in and what it rests on; None where it is undefined."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    images: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One part of the questions: how well it is answered, and what guessing from the questions alone would give.
+
+    `baselines` are keyed as `BASELINES`; `controls` are the accuracies of the run's other answers, such as "blank".
+    """
+
+    name: str
+    score: Estimate
+    baselines: Mapping[str, float]
+    controls: Mapping[str, Estimate]
+
+    @property
+    def baseline(self) -> float | None:
+        """The majority answer's accuracy: of this question type where that is known."""
+        return self.baselines.get("majority_per_question_type", self.baselines.get("majority"))
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """A confidence bin (lower, upper]; accuracy and mean confidence are None where it is empty."""
+
+    lower: float
+    upper: float
+    count: int
+    accuracy: float | None
+    confidence: float | None
+
+
+def read_estimate(block: Mapping[str, Any], metric: str) -> Estimate:
+    """Return one metric of a block {"n", "images", metric: {"value", "low", "high"}}; undefined if it is not there.
+
+    Raises:
+        RunError: If the block has another shape.
+    """
+    try:
+        part = block.get(metric) or {"value": None}
+        return Estimate(part["value"], part.get("low"), part.get("high"), block["n"], block["images"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _refuse_shape(f"'{metric}'") from error
+
+
+def read_protocol(block: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return how a block's numbers were measured, or None: then they must not be shown.
+
+    Raises:
+        RunError: If the block is no object.
+    """
+    if not isinstance(block, Mapping):
+        raise _refuse_shape("a block of metrics")
+    protocol = block.get("protocol")
+    return protocol if isinstance(protocol, Mapping) and protocol else None
+
+
+def read_slices(answers: Mapping[str, Mapping[str, Any]], tag: str, group: str) -> list[Slice]:
+    """Return the slices of one group, such as "modality", with baselines and the accuracies under the other tags.
+
+    Raises:
+        RunError: If the metrics have another shape.
+    """
+    block = answers[tag]
+    parts = block.get("groups", {}).get(group, {})
+    known = block.get("baselines") or {}
+    found = known if group == "answer_type" else known.get(group, {})
+    others = {other: content.get("groups", {}).get(group, {}) for other, content in answers.items() if other != tag}
+    return [Slice(name, read_estimate(part, "accuracy"), _drop_unknown(found.get(name, {})),
+                  {other: read_estimate(content[name], "accuracy") for other, content in others.items()
+                   if name in content})
+            for name, part in parts.items()]
+
+
+def read_bins(block: Mapping[str, Any]) -> list[Bin]:
+    """Return a calibration block's bins.
+
+    Raises:
+        RunError: If they have another shape.
+    """
+    try:
+        return [Bin(item["bin_lower"], item["bin_upper"], item["bin_size"], item["accuracy"], item["confidence"])
+                for item in block.get("bin_data", ())]
+    except (KeyError, TypeError) as error:
+        raise _refuse_shape("'bin_data'") from error
+
+
+def _drop_unknown(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name in BASELINES and value is not None}
+
+
+def _refuse_shape(what: str) -> RunError:
+    return RunError(f"metrics.json is not of this version: {what} is not what it should be.",
+                    "Score the run again with `medvqa eval answers` and `medvqa eval calibration`.")

@@ -1,0 +1,99 @@
+"""How numbers were measured, in words: what stands beside every one of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.reporting.formatting import format_count, format_value, name_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+def describe_shortly(protocol: Mapping[str, Any], rule: str = "") -> str:
+    """Return one line: data set and split, decoding, rule."""
+    parts = [f"{protocol.get('dataset', 'unknown data')}, {protocol.get('split', 'unknown')} split",
+             describe_decoding(protocol.get("inference", {})), protocol.get("rules", {}).get(rule, "")]
+    return "; ".join(part for part in parts if part) + "."
+
+
+def describe_decoding(inference: Mapping[str, Any]) -> str:
+    """Return how answers were made: "greedy, at most 8 tokens"."""
+    decoding = inference.get("decoding", {})
+    if not decoding:
+        return ""
+    temperature = decoding.get("temperature")
+    way = "greedy" if temperature == 0 else f"sampled at temperature {temperature:g}"
+    if inference.get("samples"):
+        way = f"{inference['samples']} answers a question {way}"
+    return f"{way}, at most {decoding.get('max_new_tokens')} tokens"
+
+
+def describe_interval(protocol: Mapping[str, Any]) -> str:
+    """Return what the brackets mean: "95 % interval, percentile bootstrap over images, 2,000 resamples, seed 0"."""
+    intervals = protocol.get("intervals", {})
+    if not intervals:
+        return "not stated"
+    return (f"{100 * intervals['level']:g} % intervals: {intervals['method']}, {format_count(intervals['resamples'])} "
+            f"resamples, seed {intervals['seed']}")
+
+
+def list_protocol(protocol: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield everything a protocol says, as terms and texts."""
+    inference = protocol.get("inference", {})
+    yield "Data set", str(protocol.get("dataset", "not stated"))
+    yield "Split", str(protocol.get("split", "not stated"))
+    for key in ("languages", "fingerprint", "closed_definition"):
+        value = protocol.get(key) or inference.get(key)
+        if value:
+            yield name_key(key), str(value)
+    yield "Questions", _count_questions(protocol, inference)
+    yield "Images", format_count(protocol.get("images"))
+    yield from _list_inference(inference)
+    if protocol.get("normalizer"):
+        yield "Text normalizer", f"profile “{protocol['normalizer']}”"
+    for metric, rule in protocol.get("rules", {}).items():
+        yield name_metric(metric), str(rule)
+    if protocol.get("num_bins"):
+        yield "Bins", f"{protocol['num_bins']} of equal width, each (lower, upper]"
+    yield "Intervals", describe_interval(protocol)
+
+
+def _count_questions(protocol: Mapping[str, Any], inference: Mapping[str, Any]) -> str:
+    text = format_count(protocol.get("n"))
+    if "n_closed" in protocol:
+        text += f" ({format_count(protocol['n_closed'])} closed, {format_count(protocol['n_open'])} open)"
+    if inference.get("limit"):
+        text += f"; only the first {format_count(inference['limit'])} of the split were asked"
+    return text
+
+
+def _list_inference(inference: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if not inference:
+        yield "Decoding", "not stated"
+        return
+    yield "Decoding", describe_decoding(inference) or "not stated"
+    yield "Instruction", inference.get("instruction") or "none: the bare question"
+    yield "Pictures", "blank: the same grey for every question" if inference.get("blank_images") else "as they are"
+    model = inference.get("model", {})
+    if model:
+        yield "Model", ", ".join(str(model[key]) for key in ("family", "checkpoint", "adapter", "dtype", "device")
+                                 if model.get(key))
+    if "seed" in inference:
+        yield "Seed", str(inference["seed"])
+
+
+METRICS = {"ece": "Calibration error (ECE)", "mce": "Largest bin error (MCE)", "brier": "Brier score",
+           "token_f1": "Token F1", "bias_floor": "ECE of a perfect model", "p_yes": "Probability of yes"}
+
+
+def name_metric(key: str) -> str:
+    """Return a metric's name as a reader knows it."""
+    return METRICS.get(key, name_key(key))
+
+
+def describe_floor(block: Mapping[str, Any]) -> str:
+    """Return the sentence that the calibration error is to be read against."""
+    floor = block.get("bias_floor")
+    return "" if floor is None else (f"A perfectly calibrated model with these probabilities, questions and samples "
+                                     f"would show {format_value(floor)} on average.")
