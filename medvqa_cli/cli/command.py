@@ -166,8 +166,8 @@ def command(app: typer.Typer, name: str, *options: Option) -> Callable[[Action],
 def _make_parameter(option: Option) -> inspect.Parameter:
     types: dict[str, Any] = {"switch": bool, "many": list[str] | None, "required": str}
     annotation = types.get(option.kind, str | None)
-    shared: dict[str, Any] = {"help": option.help, "autocompletion": option.complete, "rich_help_panel": option.panel,
-              "show_default": False}
+    shared: dict[str, Any] = {"help": option.help, "autocompletion": option.complete, "show_default": False,
+                              "rich_help_panel": option.panel}
     if option.is_argument:
         info = typer.Argument(metavar=option.metavar, **shared)
     else:

@@ -6,6 +6,7 @@ Rich is imported at first use. Text of the user's is never read as Rich markup, 
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
 import logging
 import math
@@ -45,6 +46,8 @@ class Terminal:
         self._progress: Progress | None = None
         self._consoles: dict[bool, Console] = {}
         self._stdout = sys.stdout
+        if isinstance(self._stdout, io.TextIOWrapper):
+            self._stdout.reconfigure(errors="backslashreplace")  # a file name need not be valid UTF-8
 
     def configure(self, *, quiet: bool, verbose: bool, json_output: bool, log_file: Path | None) -> None:
         """Set how much is said and where it is logged; libraries are hushed unless verbose.

@@ -116,3 +116,10 @@ def test_facts_are_indented(capsys):
     terminal = Terminal()
     terminal.print_tree({"a": 1, "b": {"c": [1, 2], "d": {}}, "e": None})
     assert capsys.readouterr().out == "a: 1\nb:\n  c: 1, 2\n  d: -\ne: -\n"
+
+
+def test_names_that_are_no_unicode_are_shown(tmp_path, repository):
+    name = os.fsdecode(b"caf\xe9")
+    code = f"from medvqa_cli.cli.terminal import Terminal\nTerminal().print_tree({{'name': {name!r}}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=repository)
+    assert done.stdout == b"name: caf\\udce9\n"
