@@ -6,6 +6,8 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,8 +19,29 @@ from medvqa_cli.cli.app import app
 from medvqa_cli.runs import Run, create_run
 from medvqa_cli.settings.schema import make_settings, to_tree
 
+
+@dataclass
+class Check:
+    """As the sanity check returns them."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass
+class QuickstartResult:
+    """As the quickstart returns it."""
+
+    run: Run
+    report: Path
+    table: list[tuple[str, str, str]]
+    seconds: float
+
+
 CALIBRATION = {"intervals": {}, "bin_data": [], "num_questions": 2, "num_samples": 100, "ece": 0.125,
                "protocol": {"dataset": "slake", "split": "test"}}
+CHECKS = [Check("data", True, "fine"), Check("load", False, "no such file")]
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +109,8 @@ def workflows(monkeypatch, tmp_path) -> list[SimpleNamespace]:
     answers = {
         "train": {"train_sft": run}, "infer": {"infer_split": run, "infer_image": []},
         "evaluate": {"evaluate_answers": {"accuracy": 0.5}}, "calibrate": {"evaluate_calibration": (run, CALIBRATION)},
-        "report": {"write_report": run.report},
+        "report": {"write_report": run.report}, "sanity": {"check_sanity": CHECKS},
+        "quickstart": {"run_quickstart": QuickstartResult(run, run.report, [("Closed", "0.95", "0.5 guessed")], 65.0)},
     }
     run.path.mkdir(parents=True)
     run.update_manifest(created="2000-01-01")

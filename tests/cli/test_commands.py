@@ -171,6 +171,50 @@ def test_report_prints_its_path(medvqa, workflows, make_run):
     assert result.stdout.strip().endswith("report.html")
 
 
+def test_quickstart_ends_with_a_table_and_the_reports_path(medvqa, workflows):
+    result = medvqa("quickstart", "--quick", "--seed", "5", "--runs-dir", "r")
+    call = only(workflows)
+    assert (call.job, call.quick, call.arguments[0].seed, call.arguments[0].paths.runs) == (
+        "run_quickstart", True, 5, Path("r"))
+    assert [line.split() for line in result.stdout.splitlines()[1:2]] == [["Closed", "0.95", "0.5", "guessed"]]
+    assert result.stdout.endswith("report.html (1 min 5 s)\n")
+
+
+def test_quickstart_as_json(document, workflows):
+    answer = document("quickstart")
+    assert (answer["run"], answer["seconds"], answer["table"]) == ("fake", 65.0, [["Closed", "0.95", "0.5 guessed"]])
+    assert answer["report"].endswith("elsewhere/fake/report.html")
+
+
+@pytest.mark.parametrize("line", [("quickstart", "--open"), ("report", "a", "--open")])
+def test_open_shows_the_report(medvqa, workflows, make_run, monkeypatch, line):
+    opened = []
+    monkeypatch.setattr("typer.launch", opened.append)
+    make_run("a")
+    assert medvqa(*line).exit_code == 0
+    assert len(opened) == 1
+    assert opened[0].startswith("file:///")
+    assert opened[0].endswith("/elsewhere/fake/report.html")
+
+
+@pytest.mark.parametrize("line", [("quickstart",), ("report", "a")])
+def test_dry_run_of_the_rest_calls_no_workflow(medvqa, workflows, make_run, line):
+    make_run("a")
+    result = medvqa(*line, "--dry-run")
+    assert (result.exit_code, workflows) == (0, [])
+    assert result.stderr.startswith("Would write ")
+
+
+def test_a_failed_sanity_check_is_shown_and_fails(medvqa, workflows):
+    result = medvqa("sanity-check", "--tiny", "--family", "llava")
+    call = only(workflows)
+    assert (call.tiny, call.basic, call.arguments[0].model.family) == (True, False, "llava")
+    assert result.exit_code == 1
+    assert [line.split()[:2] for line in result.stdout.splitlines()] == [
+        ["check", "result"], ["data", "ok"], ["load", "FAILED"]]
+    assert result.stderr == "error: 1 of 2 checks failed: load.\n"
+
+
 def test_gpu_is_chosen_before_the_workflow_runs(medvqa, workflows, monkeypatch):
     import os
     import sys
