@@ -72,7 +72,8 @@ def test_the_commands_that_need_something_parse(home):
 
 def test_the_python_example_runs(home, monkeypatch):
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
-    done = subprocess.run([sys.executable, "-c", code], cwd=home, text=True, capture_output=True, timeout=300, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=home, text=True, capture_output=True, timeout=300,
+                          check=False)
     assert done.returncode == 0, done.stderr
     assert "report.html" in done.stdout
 

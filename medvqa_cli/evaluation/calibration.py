@@ -10,12 +10,13 @@ import numpy as np
 from medvqa_cli.errors import DataError
 from medvqa_cli.scoring import calibration as scoring
 from medvqa_cli.scoring.answers import normalize_answer, parse_yes_no
-from medvqa_cli.scoring.intervals import Interval, bootstrap_mean, bootstrap_statistic
+from medvqa_cli.scoring.intervals import bootstrap_statistic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from medvqa_cli.records import Prediction
+    from medvqa_cli.scoring.intervals import Statistic
     from medvqa_cli.settings.schema import EvaluationSettings
 
 RULES = {
@@ -116,13 +117,14 @@ def _measure_intervals(details: Sequence[Detail], num_bins: int, settings: Evalu
     images = [d.image_id for d in details]
     sure = np.asarray([d.confidence for d in details])
     right = np.asarray([d.is_correct for d in details], float)
-    options = {"level": settings.confidence_level, "resamples": settings.resamples, "seed": seed}
-    found: dict[str, Interval] = {
-        "accuracy": bootstrap_mean(right.tolist(), images, **options),
-        "mean_confidence": bootstrap_mean(sure.tolist(), images, **options),
-        "ece": bootstrap_statistic(lambda rows: scoring.measure_error(sure[rows], right[rows], num_bins), images,
-                                   **options),
+    statistics: dict[str, Statistic] = {
+        "accuracy": lambda rows: float(right[rows].mean()),
+        "mean_confidence": lambda rows: float(sure[rows].mean()),
+        "ece": lambda rows: scoring.measure_error(sure[rows], right[rows], num_bins),
     }
+    found = {name: bootstrap_statistic(statistic, images, level=settings.confidence_level,
+                                       resamples=settings.resamples, seed=seed)
+             for name, statistic in statistics.items()}
     return {name: {"low": interval.low, "high": interval.high} for name, interval in found.items()}
 
 

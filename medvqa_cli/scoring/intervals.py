@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    # Row numbers [n], some drawn more than once -> the statistic of these rows.
+    Statistic = Callable[[NDArray[np.intp]], float]
+
 BLOCK = 500
 
 
@@ -67,7 +70,7 @@ def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float], 
     return _percentiles(estimate, draws[:, 0] / draws[:, 1], level)
 
 
-def bootstrap_statistic(statistic: Callable[[NDArray[np.intp]], float], clusters: Sequence[Hashable], *,
+def bootstrap_statistic(statistic: Statistic, clusters: Sequence[Hashable], *,
                         level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
     """Return any statistic of row numbers with its interval under resampling of whole clusters."""
     owner = number_clusters(clusters)

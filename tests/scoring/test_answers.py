@@ -20,7 +20,8 @@ WORDS = st.lists(st.sampled_from(["left", "lung", "right", "liver", "no"]), max_
     ("The image is normal", None), ("Normal chest x-ray", None), ("not sure", None), ("Not sure.", None),
     ("I don't know", None), ("There is a nodule", None), ("There is no lesion", None),
     ("know", None), ("abnormality", None),
-    ("noise", None), ("none", None), ("eyes", None), ("yes or no", None), ("yes/no", None), ("No doubt", None),
+    ("noise", None), ("none", None), ("eyes", None), ("yes or no", None), ("yes/no", None),
+    ("No doubt", None),
     ("", None),
     ("no-contrast scan", None), ("I would not say yes", None), ("it isn't a yes", None), ("left", None), ("Nope", None),
 ])

@@ -64,7 +64,8 @@ def test_lora_on_a_checkpoint_and_going_on_from_it(trained, tmp_path):
 
 def test_an_unreachable_model_leaves_no_run(trained, tmp_path):
     settings, _ = trained
-    wanted = change(settings, paths={"runs": str(tmp_path)}, model={"name": "llava-med", "scratch": False, "options": {}})
+    wanted = change(settings, paths={"runs": str(tmp_path)},
+                    model={"name": "llava-med", "scratch": False, "options": {}})
     with pytest.raises(ModelError, match="microsoft/llava-med-v1.5-mistral-7b"):
         train_sft(wanted)
     assert list(tmp_path.iterdir()) == []
@@ -79,8 +80,8 @@ def test_a_dry_run_writes_nothing(trained, tmp_path):
 @pytest.mark.parametrize(("model", "error", "message"), [
     ({"name": None, "scratch": False, "options": {}}, ModelError, "No model is named"),
     ({"name": "lava", "scratch": False, "options": {}}, ModelError, "Did you mean 'llava'"),
-    ({"name": "llava", "scratch": True, "options": {"depth": 3}}, SettingsError, "Unknown setting 'model.options.depth'"),
-    ({"name": "llava", "scratch": True, "options": {"image_size": 25, "patch_size": 12}}, SettingsError, "do not fit together"),
+    ({"options": {"depth": 3}}, SettingsError, "Unknown setting 'model.options.depth'"),
+    ({"options": {"image_size": 25, "patch_size": 12}}, SettingsError, "do not fit together"),
 ])
 def test_a_wrong_model_is_one_error(trained, tmp_path, model, error, message):
     settings, _ = trained
