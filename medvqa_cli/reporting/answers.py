@@ -8,7 +8,7 @@ from medvqa_cli.reporting.blocks import Facts, Headline, Headlines, Meter, Note,
 from medvqa_cli.reporting.estimates import BASELINES, Estimate, read_estimate, read_protocol, read_slices
 from medvqa_cli.reporting.figures import draw_accuracy
 from medvqa_cli.reporting.formatting import MISSING, format_count, format_interval, format_value, name_key
-from medvqa_cli.reporting.protocol import describe_floor, describe_interval, describe_shortly, list_protocol
+from medvqa_cli.reporting.protocol import describe_interval, describe_shortly, list_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +68,7 @@ def _list_headlines(stated: Answers) -> Iterator[Headline]:
         return
     synthetic = block.get("synthetic") or {}
     chosen = [("Closed accuracy", block.get("closed"), "accuracy"),
-              ("Closed accuracy, unambiguous questions", synthetic.get("unambiguous"), "accuracy"),
+              ("Closed accuracy, unambiguous", synthetic.get("unambiguous"), "accuracy"),
               ("Open exact match", block.get("open"), "exact_match"),
               ("Open token F1", block.get("open"), "token_f1")]
     for label, part, metric in chosen:
@@ -82,7 +82,8 @@ def _list_calibration(block: Mapping[str, Any]) -> Iterator[Headline]:
     protocol = read_protocol(block) if block else None
     if protocol and block.get("ece") is not None:
         interval = block.get("intervals", {}).get("ece", {})
-        basis = f"{format_count(block.get('num_questions'))} yes/no questions. {describe_floor(block)}"
+        basis = (f"{format_count(block.get('num_questions'))} yes/no questions; "
+                 f"{format_value(block.get('bias_floor'))} if perfectly calibrated")
         yield Headline("Calibration error (ECE)", format_value(block["ece"]),
                        format_interval(interval.get("low"), interval.get("high")), basis, describe_shortly(protocol))
 
@@ -181,12 +182,15 @@ def _tabulate(title: str, slices: Sequence[Slice], protocol: Mapping[str, Any]) 
     if "majority_per_question_type" in baselines and "majority" in baselines:
         baselines.remove("majority")
     controls = list(dict.fromkeys(tag for item in slices for tag in item.controls))
-    columns = [title, "Questions", "Images", "Accuracy", *(BASELINES[name] for name in baselines),
+    columns = [title, "Accuracy", "Questions", "Images", *(BASELINES[name] for name in baselines),
                *map(name_tag, controls)]
-    rows: list[list[str | Meter]] = [[item.name, format_count(item.score.n), format_count(item.score.images),
-             meter_estimate(item.score, item.baseline), *(format_value(item.baselines.get(name)) for name in baselines),
-             *(_show_control(item, tag) for tag in controls)] for item in slices]
-    return Table(f"By {title.lower()}", columns, rows, describe_shortly(protocol, "accuracy"))
+    rows: list[list[str | Meter]] = [[
+        item.name, meter_estimate(item.score, item.baseline), format_count(item.score.n),
+        format_count(item.score.images), *(format_value(item.baselines.get(name)) for name in baselines),
+        *(_show_control(item, tag) for tag in controls)] for item in slices]
+    return Table(f"By {title.lower()}", columns, rows,
+                 f"{describe_shortly(protocol)} Rule and intervals as in the summary's protocol. The bar shows "
+                 f"accuracy, the line its interval{', the mark the majority baseline' if baselines else ''}.")
 
 
 def _show_control(item: Slice, tag: str) -> str:

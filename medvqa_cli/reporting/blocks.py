@@ -46,7 +46,10 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; the first cell of a row names it, all others are numbers (right-aligned) unless `textual` says not."""
+    """A table; the first cell of a row names it, all others are numbers (right-aligned) unless `textual` says not.
+
+    `narrow` tables stand side by side where there is room; a folded one shows when asked for.
+    """
 
     kind: ClassVar[str] = "table"
     title: str
@@ -54,6 +57,7 @@ class Table:
     rows: Sequence[Sequence[str | Meter]]
     note: str = ""
     textual: Sequence[str] = ()
+    narrow: bool = False
     folded: bool = False
 
 

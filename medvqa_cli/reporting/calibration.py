@@ -50,7 +50,8 @@ def build_calibration(block: Mapping[str, Any], details: Sequence[Mapping[str, A
         return Section("calibration", "Calibration", LEAD, [Note(
             "The numbers are not shown: metrics.json does not say how they were measured.", "warning")])
     bins = read_bins(block)
-    figures = [draw_reliability(bins, "Confidence against accuracy", _caption_reliability(block, protocol))]
+    figures = [draw_reliability(bins, _note_error(block), "Confidence against accuracy",
+                                _caption_reliability(block, protocol))]
     points = find_ambiguous(details)
     if points:
         figures.append(draw_probabilities(points, "Ambiguous questions", _caption_truth(block, len(points))))
@@ -66,6 +67,13 @@ def find_ambiguous(details: Sequence[Mapping[str, Any]]) -> list[tuple[float, fl
     """Return (true, found) probability of yes of the questions whose truth is known and is neither 0 nor 1."""
     return [(row["true_p_yes"], row["p_yes"]) for row in details
             if row.get("true_p_yes") is not None and 0 < row["true_p_yes"] < 1]
+
+
+def _note_error(block: Mapping[str, Any]) -> str:
+    lines = [f"ECE {dict(list_measures(block)).get('ece', MISSING)}"]
+    if block.get("bias_floor") is not None:
+        lines.append(f"{format_value(block['bias_floor'])} if perfectly calibrated")
+    return "\n".join(lines)
 
 
 def _caption_reliability(block: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:

@@ -75,7 +75,7 @@ def describe_run(contents: Contents) -> str:
 
 def list_entries(contents: Contents) -> list[Entry]:
     """Return every answered question with its outcome, its confidence and the other answers to it."""
-    correct = {row["question_id"]: row.get("values", {}).get("accuracy") for row in contents.scores}
+    correct = {row["question_id"]: row["values"].get("accuracy") for row in contents.scores}
     details = {row["question_id"]: row for row in contents.details}
     others = {tag: {item.sample.question_id: item.answer for item in rows}
               for tag, rows in contents.predictions.items() if tag != "main"}
@@ -99,11 +99,11 @@ def _find_confidence(prediction: Prediction, detail: Mapping[str, Any] | None) -
     """Return how sure the model is of the answer it gave: by its sampled answers, else by the answer's probability."""
     answer = prediction.answer.strip(" .").lower()
     if detail is not None and detail.get("is_valid", True) and answer in ("yes", "no"):
-        return detail[f"p_{answer}"], "share of the sampled answers"
+        return detail[f"p_{answer}"], "share of the samples"
     if prediction.candidates and prediction.answer in prediction.candidates:
         return prediction.candidates[prediction.answer], "among the candidates"
     if prediction.logprob is not None and math.isfinite(prediction.logprob):
-        return math.exp(min(prediction.logprob, 0.0)), "probability of the answer's text"
+        return math.exp(min(prediction.logprob, 0.0)), "probability of its text"
     return None, ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.reporting.blocks import Facts, Note, Section, Table
-from medvqa_cli.reporting.formatting import MISSING, format_count, format_value
+from medvqa_cli.reporting.formatting import MISSING, format_count, format_value, name_key
 from medvqa_cli.reporting.provenance import flatten
 
 if TYPE_CHECKING:
@@ -29,18 +29,18 @@ def build_data(analysis: Mapping[str, Any], facts: Mapping[str, Any]) -> Section
     if analysis.get("leakage"):
         blocks.append(_tabulate_leakage(analysis["leakage"]))
     if facts:
-        blocks.append(Facts("What the model was trained on", list(flatten(facts))))
+        blocks.append(Facts("What the model was trained on", [(name_key(key), text) for key, text in flatten(facts)]))
     return Section("data", "Data", "", blocks)
 
 
 def list_findings(analysis: Mapping[str, Any]) -> list[str]:
     """Return the audit's faults and warnings, in its words."""
     verdict = analysis.get("verdict", {})
-    return [finding["message"] for kind in ("faults", "warnings") for finding in verdict.get(kind, ())]
+    return [str(finding.get("message")) for kind in ("faults", "warnings") for finding in verdict.get(kind, ())]
 
 
 def _tabulate_splits(splits: Mapping[str, Any]) -> Table:
-    rows = [[name, format_count(part["questions"]), format_count(part["images"]),
+    rows = [[name, format_count(part.get("questions")), format_count(part.get("images")),
              *(format_count(part.get("answer_types", {}).get(kind, 0)) for kind in ("closed", "open")),
              *(_say_majority(part.get(kind) or {}) for kind in ("closed", "open"))] for name, part in splits.items()]
     return Table("Splits", ["Split", "Questions", "Images", "Closed", "Open", "Most frequent closed answer",
@@ -49,20 +49,22 @@ def _tabulate_splits(splits: Mapping[str, Any]) -> Table:
 
 def _say_majority(answers: Mapping[str, Any]) -> str:
     frequent = answers.get("frequent_answers")
-    return f"{next(iter(frequent))} ({format_value(answers['majority_share'])})" if frequent else MISSING
+    return f"{next(iter(frequent))} ({format_value(answers.get('majority_share'))})" if frequent else MISSING
 
 
 def _tabulate_facet(splits: Mapping[str, Any], facet: str, title: str) -> Table:
     values = dict.fromkeys(value for part in splits.values() for value in part.get(facet, {}))
     rows = [[value or "not stated", *(format_count(part.get(facet, {}).get(value, 0)) for part in splits.values())]
             for value in values]
-    return Table(title, [title.rsplit(" ", 1)[-1].capitalize(), *splits], rows, folded=len(rows) > 12)
+    return Table(title, [title.rsplit(" ", 1)[-1].capitalize(), *splits], rows, narrow=True)
 
 
 def _tabulate_leakage(pairs: Sequence[Mapping[str, Any]]) -> Table:
-    rows = [[" / ".join(pair["splits"]), *(f"{format_count(pair[shared])} of {format_count(pair[total])}"
-             for shared, total in (("shared_images", "images"), ("questions_on_shared_images", "questions"),
-                                   ("shared_questions", "questions")))] for pair in pairs]
+    counts = (("shared_images", "images"), ("questions_on_shared_images", "questions"),
+              ("shared_questions", "questions"))
+    rows = [[" / ".join(pair.get("splits", ())),
+             *(f"{format_count(pair.get(shared))} of {format_count(pair.get(total))}" for shared, total in counts)]
+            for pair in pairs]
     return Table("In two splits at once", ["Splits", "Images in both", "Questions on such images",
                                            "Same question on the same image"], rows,
                  "Counted in the second split; images are compared pixel by pixel.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,13 +59,15 @@ def _finish(canvas: Any, name: str, title: str, caption: str) -> Figure:
     import matplotlib as mpl
 
     def save(kind: str, text: str, **options: Any) -> bytes:
-        with mpl.rc_context({"svg.fonttype": text}):
+        with mpl.rc_context({"svg.fonttype": text}), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # the page shows what the font of the files cannot
             stream = io.BytesIO()
             canvas.savefig(stream, format=kind, **options)
             return stream.getvalue()
 
     undated = {"Date": None, "Title": title}
     inline = save("svg", "none", metadata=undated, transparent=True).decode()
+    canvas.set_layout_engine("none")  # it is found; finding it anew for each form would cost a third of the time
     alone = save("svg", "path", metadata=undated, facecolor="white").decode()
     return Figure(name, title, caption, embed_svg(inline, name, f"{title}. {caption}"), alone,
                   save("png", "path", metadata={"Software": None}, dpi=200, facecolor="white"))
@@ -84,8 +87,8 @@ def embed_svg(svg: str, name: str, description: str) -> str:
     return body.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1).strip()
 
 
-def draw_reliability(bins: Sequence[Bin], title: str, caption: str) -> Figure:
-    """Draw accuracy against confidence, one mark a bin, above the number of answers in each bin."""
+def draw_reliability(bins: Sequence[Bin], note: str, title: str, caption: str) -> Figure:
+    """Draw accuracy against confidence, one mark a bin, above the answers in each bin; `note` stands inside."""
     filled = [item for item in bins if item.count and item.confidence is not None and item.accuracy is not None]
     with _style() as canvas_class:
         canvas = canvas_class(figsize=(WIDTH, 4.7))
@@ -98,6 +101,7 @@ def draw_reliability(bins: Sequence[Bin], title: str, caption: str) -> Figure:
                     s=[20 + 160 * item.count / total for item in filled], color=COLOURS["blue"], label="one bin")
         top.set(xlim=(0, 1), ylim=(0, 1.03), ylabel="share that is right")
         top.legend(loc="upper left")
+        top.text(0.97, 0.05, note, transform=top.transAxes, ha="right", va="bottom", linespacing=1.5)
         edges = [item.lower for item in bins]
         widths = [item.upper - item.lower for item in bins]
         bars = bottom.bar(edges, [item.count for item in bins], widths, align="edge", color=COLOURS["pale"],

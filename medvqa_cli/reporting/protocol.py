@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def describe_shortly(protocol: Mapping[str, Any], rule: str = "") -> str:
-    """Return one line: data set and split, decoding, rule."""
-    parts = [f"{protocol.get('dataset', 'unknown data')}, {protocol.get('split', 'unknown')} split",
+    """Return one sentence: data set and split, decoding, rule."""
+    parts = [f"Measured on {protocol.get('dataset', 'unknown data')}, {protocol.get('split', 'unknown')} split",
              describe_decoding(protocol.get("inference", {})), protocol.get("rules", {}).get(rule, "")]
     return "; ".join(part for part in parts if part) + "."
 
@@ -96,4 +96,4 @@ def describe_floor(block: Mapping[str, Any]) -> str:
     """Return the sentence that the calibration error is to be read against."""
     floor = block.get("bias_floor")
     return "" if floor is None else (f"A perfectly calibrated model with these probabilities, questions and samples "
-                                     f"would show {format_value(floor)} on average.")
+                                     f"would show an ECE of {format_value(floor)} on average: that much is chance.")

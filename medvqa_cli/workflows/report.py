@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.errors import DataError, explain_os_error
+from medvqa_cli.errors import DataError, RunError, explain_os_error
 from medvqa_cli.progress import SILENT, Progress, track
 from medvqa_cli.records import read_jsonl, write_atomically
 from medvqa_cli.runs import now
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 MAX_QUESTIONS = 300
 THUMBNAIL_PIXELS = 192
-MAKERS = {"settings.json": "any training or inference", "events.jsonl": "medvqa train sft",
-          "predictions.jsonl": "medvqa infer", "metrics.json": "medvqa eval answers",
-          "calibration/detailed_results.json": "medvqa eval calibration", "analysis.json": "medvqa data analyze"}
+DETAIL_KEYS = ("question_id", "p_yes", "p_no", "yes_count", "no_count")
+MAKERS = {"settings.json": "medvqa train sft", "manifest.json": "medvqa train sft",
+          "events.jsonl": "medvqa train sft", "predictions.jsonl": "medvqa infer", "metrics.json": "medvqa eval answers",
+          "scores.jsonl": "medvqa eval answers", "calibration/detailed_results.json": "medvqa eval calibration",
+          "analysis.json": "medvqa data analyze"}
 
 
 def write_report(run: Run, *, max_questions: int = MAX_QUESTIONS, progress: Progress = SILENT) -> Path:
@@ -71,7 +73,8 @@ def read_contents(run: Run) -> Contents:
         name=run.name, settings=_read_object(run, "settings.json"), manifest=_read_object(run, "manifest.json"),
         events=_read_rows(run, "events.jsonl"), metrics=_read_object(run, "metrics.json"),
         analysis=_read_object(run, "analysis.json"), predictions=_read_predictions(run),
-        scores=_read_rows(run, "scores.jsonl"), details=_read_details(run),
+        scores=_read_rows(run, "scores.jsonl", ("question_id", "values")),
+        details=_read_rows(run, "calibration/detailed_results.json", DETAIL_KEYS),
         absent={name: f"written by: {maker}" for name, maker in MAKERS.items() if not (run.path / name).exists()})
 
 
@@ -106,18 +109,30 @@ def _write_figures(run: Run, sections: Iterable[Section]) -> None:
 
 
 def _read_object(run: Run, name: str) -> Mapping[str, Any]:
-    return run.read_json(name) if (run.path / name).exists() else {}
+    content: object = run.read_json(name) if (run.path / name).exists() else {}
+    if not isinstance(content, dict):
+        raise _refuse(run, name, f"expected an object, found {type(content).__name__}")
+    return content
 
 
-def _read_rows(run: Run, name: str) -> list[dict[str, Any]]:
+def _read_rows(run: Run, name: str, required: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Return the objects of a JSON-lines file, or of a JSON list, each of which must hold the required keys."""
     path = run.path / name
-    return list(read_jsonl(path)) if path.exists() else []
+    if not path.exists():
+        return []
+    content: object = list(read_jsonl(path)) if path.suffix == ".jsonl" else run.read_json(name)
+    if not isinstance(content, list):
+        raise _refuse(run, name, f"expected a list, found {type(content).__name__}")
+    for number, row in enumerate(content, start=1):
+        missing = [key for key in required if not isinstance(row, dict) or key not in row]
+        if missing:
+            raise _refuse(run, name, f"row {number} has no {', '.join(missing)}")
+    return content
 
 
-def _read_details(run: Run) -> list[dict[str, Any]]:
-    name = "calibration/detailed_results.json"
-    details: Any = run.read_json(name) if (run.path / name).exists() else []
-    return list(details)
+def _refuse(run: Run, name: str, what: str) -> RunError:
+    return RunError(f"{run.path / name}: {what}.",
+                    f"Was it written by another version? Make it anew: `{MAKERS[name]}`.")
 
 
 def _read_predictions(run: Run) -> dict[str, list[Prediction]]:

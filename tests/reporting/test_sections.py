@@ -1,0 +1,184 @@
+"""What the sections say of odd, partial and missing numbers."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+
+from medvqa_cli.errors import RunError
+from medvqa_cli.reporting.answers import build_results, build_summary
+from medvqa_cli.reporting.blocks import Facts, Headlines, Note, Plots, Table
+from medvqa_cli.reporting.calibration import build_calibration
+from medvqa_cli.reporting.data import build_data
+from medvqa_cli.reporting.provenance import build_provenance, flatten
+from medvqa_cli.reporting.training import build_training, read_curve
+
+
+def notes(section, level: str = "warning") -> list[str]:
+    return [block.text for block in section.blocks if isinstance(block, Note) and block.level == level]
+
+
+def kinds(section) -> set[type]:
+    return {type(block) for block in section.blocks}
+
+
+@pytest.fixture
+def own(metrics):
+    """A copy of the metrics that a test may change."""
+    return copy.deepcopy(metrics)
+
+
+def test_numbers_without_protocol_are_not_shown(own):
+    del own["answers"]["main"]["protocol"]
+    own["answers"]["blank"]["protocol"] = {}
+    own["calibration"]["protocol"] = None
+    summary = build_summary(own["answers"], own["calibration"], [])
+    assert Headlines not in kinds(summary)
+    assert notes(summary) == [
+        f"The numbers of “{name}” are not shown: metrics.json does not say how they were measured."
+        for name in ("This model", "Blank images")]
+    table = next(block for block in summary.blocks if isinstance(block, Table))
+    assert [row[0] for row in table.rows] == ["Before training"]
+    assert kinds(build_results(own["answers"])) == {Note}
+    calibration = build_calibration(own["calibration"], [])
+    assert notes(calibration) == ["The numbers are not shown: metrics.json does not say how they were measured."]
+
+
+def test_doubts_about_the_answers_are_said(own):
+    main = own["answers"]["main"]
+    main["incomplete"] = own["answers"]["blank"]["incomplete"] = own["calibration"]["incomplete"] = True
+    main["checks"] = {"collapsed": ["open"], "top_answer": {"open": {"answer": "chest", "share": 0.973}},
+                      "yes_no_unparsed": 3, "yes_no_questions": 90}
+    assert notes(build_summary(own["answers"], own["calibration"], ["Leak."])) == [
+        "This model: only some of the questions are answered; these are not the final numbers.",
+        "The model says “chest” to 97 % of the open questions, whatever they ask.",
+        "3 of 90 answers to yes/no questions say neither yes nor no; they count as wrong.",
+        "Blank images: only some of the questions are answered; these are not the final numbers.",
+        "Calibration: only some of the questions are sampled; these are not the final numbers.",
+        "Leak."]
+
+
+def test_share_kept_with_blank_images(own):
+    own["answers"]["main"]["closed"]["accuracy"]["value"] = 0.8
+    own["answers"]["blank"]["closed"]["accuracy"]["value"] = 0.6
+    table = next(block for block in build_summary(own["answers"], {}, []).blocks if isinstance(block, Table))
+    assert table.note.startswith("With blank images the model keeps 75 % of its closed accuracy: that much is guessed")
+
+
+def test_only_open_questions_and_no_baselines(own):
+    main = own["answers"]["main"]
+    for key in ("closed", "baselines", "synthetic"):
+        main[key] = None
+    summary = build_summary({"main": main}, {}, [])
+    headlines = next(block for block in summary.blocks if isinstance(block, Headlines))
+    assert [item.label for item in headlines.items] == ["Open exact match", "Open token F1"]
+    assert any(isinstance(block, Table) for block in build_results({"main": main}).blocks)
+
+
+def test_other_tags_are_shown_after_the_known_ones(own):
+    answers = {"other-split": own["answers"]["before"], **own["answers"]}
+    table = next(block for block in build_summary(answers, {}, []).blocks if isinstance(block, Table))
+    assert [row[0] for row in table.rows][:4] == ["This model", "Before training", "Blank images", "Other split"]
+
+
+@pytest.mark.parametrize(("change", "what"), [
+    (lambda answers: answers["main"]["closed"].pop("n"), "'accuracy'"),
+    (lambda answers: answers["main"]["closed"].update(accuracy=0.5), "'accuracy'"),
+    (lambda answers: answers.update(main=[1]), "a block of metrics"),
+])
+def test_metrics_of_another_shape_are_one_clear_error(own, change, what):
+    change(own["answers"])
+    with pytest.raises(RunError) as caught:
+        build_summary(own["answers"], {}, [])
+    assert caught.value.message == f"metrics.json is not of this version: {what} is not what it should be."
+    assert caught.value.hint == "Score the run again with `medvqa eval answers` and `medvqa eval calibration`."
+
+
+def test_bins_of_another_shape_are_one_clear_error(own):
+    del own["calibration"]["bin_data"][0]["bin_size"]
+    with pytest.raises(RunError, match="'bin_data' is not what it should be"):
+        build_calibration(own["calibration"], [])
+
+
+def test_calibration_without_known_truth_draws_one_figure(own):
+    own["calibration"]["known_law"] = None
+    plots = next(block for block in build_calibration(own["calibration"], [{"true_p_yes": None, "p_yes": 0.3},
+                                                                           {"true_p_yes": 1.0, "p_yes": 0.3}]).blocks
+                 if isinstance(block, Plots))
+    assert [figure.name for figure in plots.figures] == ["reliability"]
+
+
+def test_measures_say_their_interval_and_meaning(own):
+    block = own["calibration"]
+    table = next(part for part in build_calibration(block, []).blocks if isinstance(part, Table))
+    assert table.title == "Measures"
+    rows = {row[0]: row[1] for row in table.rows}
+    ece = block["intervals"]["ece"]
+    assert rows["Calibration error (ECE)"] == f"{block['ece']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}]"
+    assert rows["Overconfidence"] == f"{block['overconfidence']:.3f}"
+    assert all(row[2] for row in table.rows)
+
+
+def test_questions_without_a_valid_answer_are_said(own):
+    own["calibration"]["questions_without_valid_answer"] = 16
+    assert notes(build_calibration(own["calibration"], [])) == [
+        "16 questions have no sampled answer that says yes or no: they count as wrong with confidence 0.5."]
+
+
+def test_curve_takes_the_later_event_of_a_resumed_run():
+    events = [{"event": "log", "step": 10, "loss": 3.0}, {"event": "log", "step": 20, "loss": 2.0},
+              {"event": "checkpoint", "step": 10}, {"event": "eval", "step": 20, "eval_loss": 2.5},
+              {"event": "log", "step": 20, "loss": 1.9}, {"event": "log", "step": 30, "loss": math.nan}]
+    assert read_curve(events, "log", "loss") == [(10, 3.0), (20, 1.9)]
+    assert read_curve(events, "eval", "eval_loss") == [(20, 2.5)]
+
+
+def test_training_facts():
+    events = [{"event": "log", "step": 10, "loss": 3.0, "seconds": 40.0, "epoch": 0.5},
+              {"event": "eval", "step": 10, "eval_loss": 2.0, "seconds": 50.0},
+              {"event": "log", "step": 20, "loss": 1.0, "seconds": 30.0, "epoch": 1.0},
+              {"event": "eval", "step": 20, "eval_loss": 2.25, "seconds": 35.0}]
+    facts = next(block for block in build_training(events).blocks if isinstance(block, Facts))
+    assert dict(facts.rows) == {"Optimiser steps": "20", "Epochs": "1.00",
+                                "Training loss": "3.000 at first, 1.000 at the end",
+                                "Validation loss": "2.250 at the end; lowest 2.000 at step 10",
+                                "Time": "1 min 25 s"}  # two stretches: 50 s before it was resumed, 35 s after
+
+
+def test_loss_that_is_not_a_number_is_said():
+    section = build_training([{"event": "log", "step": 1, "loss": 1.0}, {"event": "log", "step": 2, "loss": math.nan}])
+    assert notes(section) == ["The training loss was not a number at 1 logged steps; the curve leaves them out."]
+
+
+def test_empty_run_says_what_is_missing():
+    assert notes(build_summary({}, {}, []), "info") == [
+        "Nothing is scored in this run yet: `medvqa infer`, then `medvqa eval answers`."]
+    assert notes(build_training([]), "info") == ["This run holds no training events: its model was not trained here."]
+    assert notes(build_calibration({}, []), "info") == [
+        "Confidence is not measured in this run yet: `medvqa eval calibration`."]
+    assert notes(build_data({}, {}), "info") == [
+        "This run holds no analysis of its data: `medvqa data analyze` makes one."]
+    assert notes(build_provenance({}, {}, {})) == [
+        "The run holds no manifest.json: versions, seed and hardware are not known.", "The run holds no settings.json."]
+
+
+def test_data_warnings_and_leakage_are_shown():
+    split = {"questions": 1200, "images": 9, "answer_types": {"closed": 1200}, "question_types": {"": 1200},
+             "closed": {"frequent_answers": {"yes": 900}, "majority_share": 0.75}, "open": {"frequent_answers": {}}}
+    pair = {"splits": ["train", "test"], "images": 9, "shared_images": 4, "questions": 1200,
+            "questions_on_shared_images": 500, "shared_questions": 3}
+    section = build_data({"splits": {"test": split}, "leakage": [pair], "verdict": {
+        "faults": [{"message": "Fault."}], "warnings": [{"message": "4 of 9 images leak."}]}}, {})
+    assert notes(section) == ["Fault.", "4 of 9 images leak."]
+    tables = {block.title: block.rows for block in section.blocks if isinstance(block, Table)}
+    assert tables == {"Splits": [["test", "1,200", "9", "1,200", "0", "yes (0.750)", "-"]],
+                      "In two splits at once": [["train / test", "4 of 9", "500 of 1,200", "3 of 1,200"]]}
+
+
+def test_settings_are_flattened_in_words():
+    assert list(flatten({"seed": 1, "train": {"lora": {"r": 16, "targets": []}}, "name": None, "text": "",
+                         "plugins": ["a.py"], "options": {}})) == [
+        ("seed", "1"), ("train.lora.r", "16"), ("train.lora.targets", "none"), ("name", "none"), ("text", "(empty)"),
+        ("plugins", '["a.py"]'), ("options", "none")]
