@@ -23,9 +23,9 @@ MAX_QUESTIONS = 300
 THUMBNAIL_PIXELS = 192
 DETAIL_KEYS = ("question_id", "p_yes", "p_no", "yes_count", "no_count")
 MAKERS = {"settings.json": "medvqa train sft", "manifest.json": "medvqa train sft",
-          "events.jsonl": "medvqa train sft", "predictions.jsonl": "medvqa infer", "metrics.json": "medvqa eval answers",
-          "scores.jsonl": "medvqa eval answers", "calibration/detailed_results.json": "medvqa eval calibration",
-          "analysis.json": "medvqa data analyze"}
+          "events.jsonl": "medvqa train sft", "predictions.jsonl": "medvqa infer",
+          "metrics.json": "medvqa eval answers", "scores.jsonl": "medvqa eval answers",
+          "calibration/detailed_results.json": "medvqa eval calibration", "analysis.json": "medvqa data analyze"}
 
 
 def write_report(run: Run, *, max_questions: int = MAX_QUESTIONS, progress: Progress = SILENT) -> Path:
