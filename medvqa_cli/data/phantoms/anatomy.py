@@ -19,6 +19,15 @@ TISSUES: dict[str, dict[str, float]] = {
 }
 
 
+def draw(canvas: Canvas, modality: str, region: str) -> None:
+    """Draw a region as a modality shows it."""
+    if modality == "X-Ray":
+        {"chest": draw_chest_film, "abdomen": draw_abdomen_film, "head": draw_head_film}[region](canvas)
+    else:
+        slices = {"chest": draw_chest_slice, "abdomen": draw_abdomen_slice, "head": draw_head_slice}
+        slices[region](canvas, modality)
+
+
 def draw_chest_slice(canvas: Canvas, modality: str) -> None:
     """Two lungs beside the heart, the spine below, ribs all around."""
     tissue = TISSUES[modality]
@@ -82,44 +91,52 @@ def draw_head_slice(canvas: Canvas, modality: str) -> None:
 
 def draw_chest_film(canvas: Canvas) -> None:
     """Dark lung fields under ribs and collar bones, the heart to the right of the middle, the diaphragm below."""
-    canvas.values += 46
-    canvas.paint(_film_trunk(canvas, 1.02), 138)
-    canvas.add(canvas.ellipse(0, -0.95, 0.30, 0.35, soft=6), 25)
-    lungs = canvas.ellipse(-0.45, -0.02, 0.35, 0.72, angle=0.10, soft=2) + canvas.ellipse(
-        0.45, -0.02, 0.35, 0.72, angle=-0.10, soft=2)
-    domes = 0.52 + 0.5 * (abs(canvas.x) - 0.42) ** 2 + 0.04 * (canvas.x > 0)
+    away = abs(canvas.x)
+    canvas.values += 14
+    shoulders = canvas.cover(-0.98 + 0.75 * (away - 0.28).clip(0) - canvas.y, 4)
+    canvas.paint(shoulders * canvas.cover(away - 1.0 - 0.05 * canvas.y, 4), 122 - 26 * away)
+    lungs = canvas.ellipse(-0.45, -0.02, 0.35, 0.74, angle=0.10, soft=2) + canvas.ellipse(
+        0.45, -0.02, 0.35, 0.74, angle=-0.10, soft=2)
+    domes = 0.47 + 1.1 * (away - 0.36) ** 2 + 0.05 * (canvas.x > 0)
+    canvas.paint(shoulders * canvas.cover(domes - canvas.y, 3) * canvas.cover(away - 0.88, 8), 142)
+    canvas.paint(canvas.ellipse(0.42, 0.70, 0.13, 0.07, soft=4), 90, 0.7)
     lungs = lungs.clip(0, 1) * canvas.cover(canvas.y - domes, 2)
-    canvas.paint(lungs, 62 + 16 * (canvas.y + 0.5))
-    _draw_vessels(canvas, lungs, 100, count=16)
-    _draw_film_ribs(canvas, lungs)
-    canvas.paint(canvas.stripe(canvas.x, 0.24, 3) * canvas.cover(canvas.y - 0.95), 178, 0.75)
-    canvas.paint(canvas.ellipse(0.13, 0.24, canvas.vary(0.30), 0.33, angle=0.55, soft=3), 190)
-    canvas.paint(canvas.ellipse(0.10, -0.28, 0.10, 0.10, soft=3), 180, 0.8)
-    _draw_film_spine(canvas, 8)
+    canvas.paint(lungs, 60 + 16 * (canvas.y + 0.5))
+    _draw_vessels(canvas, lungs, 96, count=18)
+    _draw_film_ribs(canvas)
+    canvas.paint(canvas.stripe(canvas.x, 0.26, 4) * canvas.cover(canvas.y - 1.05), 158, 0.7)
+    canvas.paint(canvas.ellipse(canvas.vary(0.13, 0.2), 0.22, canvas.vary(0.29), 0.33, angle=0.6, soft=4), 166, 0.95)
+    canvas.paint(canvas.ellipse(0.11, -0.30, 0.10, 0.11, soft=4), 158, 0.8)
+    _draw_film_spine(canvas, 9, 9)
     for side in (-1, 1):
-        line = canvas.y + 0.72 - 0.16 * (side * canvas.x) ** 1.0
-        canvas.add(canvas.stripe(line + 0.28 * side * canvas.x, 0.06, 2) * canvas.cover(0.08 - side * canvas.x), 40)
+        line = canvas.y + 0.64 + 0.28 * side * canvas.x - 0.05 * ((side * canvas.x - 0.4) * 6).clip(-1, 1)
+        bone = canvas.stripe(line, 0.055, 2) * canvas.cover(0.07 - side * canvas.x) * canvas.cover(away - 0.80, 2)
+        canvas.add(shoulders * bone, 34)
+        canvas.add(shoulders * canvas.ellipse(side * 0.93, -0.44, 0.12, 0.13, soft=3), 22)
 
 
 def draw_abdomen_film(canvas: Canvas) -> None:
     """Lowest ribs above, pelvis below, the spine through the middle, gas in the bowel."""
-    canvas.values += 40
-    canvas.paint(_film_trunk(canvas, 0.98), 112 + 14 * canvas.y)
-    canvas.paint(canvas.ellipse(-0.44, -0.38, 0.42, 0.36, angle=-0.3, soft=3), 142, 0.8)
-    canvas.paint(canvas.ellipse(0.44, -0.40, 0.28, 0.24, soft=4), 98, 0.7)
+    away = abs(canvas.x)
+    canvas.values += 14
+    trunk = canvas.cover(away - 0.95 - 0.08 * canvas.y ** 2, 4)
+    canvas.paint(trunk, 118 + 12 * canvas.y - 26 * away ** 2 + canvas.cloud(4, 4.0))
+    canvas.paint(canvas.ellipse(-0.44, -0.38, 0.42, 0.36, angle=-0.3, soft=3), 138, 0.8)
+    canvas.paint(canvas.ellipse(0.44, -0.40, 0.28, 0.24, soft=4), 100, 0.7)
     for side in (-1, 1):
-        canvas.paint(canvas.ellipse(side * 0.40, 0.30, 0.19, 0.25, angle=side * 0.2, soft=3), 136, 0.8)
-        canvas.add(canvas.ellipse(side * 0.62, 0.86, 0.40, 0.30, angle=side * 0.6, soft=2), 46)
-        canvas.add(canvas.ellipse(side * 0.52, 1.02, 0.24, 0.26, soft=2), -30)
-    for _ in range(5):
-        x, y = canvas.chance.uniform(-0.28, 0.28), canvas.chance.uniform(-0.15, 0.65)
-        canvas.paint(canvas.ellipse(x, y, canvas.vary(0.08, 0.3), 0.06, soft=3), 66, 0.8)
+        canvas.paint(canvas.ellipse(side * 0.40, 0.30, 0.19, 0.25, angle=side * 0.2, soft=3), 134, 0.8)
+        canvas.add(canvas.ellipse(side * 0.60, 0.90, 0.38, 0.29, angle=side * 0.6, soft=2), 42)
+        canvas.add(canvas.ellipse(side * 0.50, 1.04, 0.24, 0.25, soft=2), -34)
+        canvas.add(canvas.stripe(side * canvas.x - 0.16 - 0.22 * (canvas.y + 0.1), 0.10, 4) * canvas.cover(
+            abs(canvas.y - 0.25) - 0.4, 4), 8)
+    for _ in range(7):
+        x, y = canvas.chance.uniform(-0.30, 0.30), canvas.chance.uniform(-0.12, 0.66)
+        canvas.paint(canvas.ellipse(x, y, canvas.vary(0.085, 0.3), canvas.vary(0.055, 0.3), soft=3), 66, 0.75)
     for number in range(3):
-        line = canvas.y + 0.95 - 0.17 * number + 0.25 * (1 - canvas.x ** 2) - 0.38
-        canvas.add(canvas.stripe(line, 0.05, 2) * canvas.cover(0.2 - abs(canvas.x)) * canvas.cover(
-            abs(canvas.x) - 0.9), 22)
-    canvas.paint(canvas.stripe(canvas.x, 0.22, 2), 175, 0.75)
-    _draw_film_spine(canvas, 7)
+        line = canvas.y + 0.82 - 0.17 * number - 0.25 * canvas.x ** 2
+        canvas.add(canvas.stripe(line, 0.05, 2) * canvas.cover(0.2 - away) * canvas.cover(away - 0.88, 2), 20)
+    canvas.paint(canvas.stripe(canvas.x, 0.22, 2), 160, 0.7)
+    _draw_film_spine(canvas, 7, 16)
 
 
 def draw_head_film(canvas: Canvas) -> None:
@@ -141,10 +158,6 @@ def draw_head_film(canvas: Canvas) -> None:
     canvas.paint(canvas.ellipse(-0.42, 0.92, 0.30, 0.06, angle=0.12, soft=2), 190)
     for number in range(3):
         canvas.paint(canvas.box(0.30, 0.76 + 0.14 * number, 0.11, 0.05, 2), 172, 0.85)
-
-
-def _film_trunk(canvas: Canvas, width: float) -> Array:
-    return canvas.cover(abs(canvas.x) - width - 0.08 * canvas.y ** 2, 3)
 
 
 def _draw_ribs(canvas: Canvas, value: float, radius_x: float, radius_y: float) -> None:
@@ -173,14 +186,16 @@ def _draw_vessels(canvas: Canvas, lungs: Array, value: float, count: int = 22) -
                                for s, a, y in zip(side, away, along, strict=True)])
 
 
-def _draw_film_ribs(canvas: Canvas, lungs: Array) -> None:
+def _draw_film_ribs(canvas: Canvas) -> None:
     start = float(canvas.chance.uniform(-0.04, 0.04))
+    away = abs(canvas.x)
+    cage = canvas.cover(0.12 - away, 2) * canvas.cover(away - 0.50 - 0.34 * (canvas.y + 0.9).clip(0, 1) ** 0.5, 2)
     for number in range(7):
-        line = canvas.y + 0.80 + start - 0.19 * number - 0.42 * (abs(canvas.x) - 0.1) ** 2
-        canvas.add(lungs * canvas.stripe(line, 0.055, 2), 15)
+        line = canvas.y + 0.80 + start - 0.19 * number - 0.42 * (away - 0.1) ** 2
+        canvas.add(cage * canvas.stripe(line, 0.055, 2), 15)
 
 
-def _draw_film_spine(canvas: Canvas, count: int) -> None:
+def _draw_film_spine(canvas: Canvas, count: int, amount: float) -> None:
     for number in range(count):
         y = -0.95 + 1.9 * number / (count - 1)
-        canvas.add(canvas.box(0, y, 0.10, 0.085, 2), 16)
+        canvas.add(canvas.box(0, y, 0.10, 0.085, 2), amount)

@@ -57,6 +57,14 @@ class Canvas:
 
         return self.chance.standard_normal((self.size, self.size), np.float32) * np.float32(spread)
 
+    def blur(self, values: Array) -> Array:
+        """Return values averaged with their neighbours on the left and above."""
+        import numpy as np
+
+        rows = (values + np.roll(values, 1, 1)) / 2
+        mean: Array = (rows + np.roll(rows, 1, 0)) / 2
+        return mean
+
     def cover(self, distance: Array, soft: float = 1.0) -> Array:
         """Return the mask of a signed distance in body units (negative inside)."""
         mask: Array = (0.5 - distance / (self.pixel * soft)).clip(0.0, 1.0)

@@ -17,11 +17,11 @@ MODALITIES = ("CT", "MRI", "X-Ray")
 REGIONS = ("chest", "abdomen", "head")
 # Kinds of every 20 images in a row, in random order: shares hold in small sets too.
 KINDS: tuple[Kind, ...] = ("normal",) * 4 + ("ambiguous",) * 4 + ("single",) * 9 + ("double",) * 3
-# Contrast of a smudge -> probability that it is a lesion. Clear lesions have a contrast of about 1.
+# Contrast of a smudge -> probability that it is a lesion. Clear lesions have one of 0.94 to 1.
 SMUDGES = {0.15: 0.1, 0.28: 0.3, 0.41: 0.5, 0.54: 0.7, 0.67: 0.9}
 BODY_SPAN = 0.46  # half the width of an average body, as a fraction of the picture
-RADII = {"small": (0.048, 0.058), "large": (0.09, 0.11)}
-SMUDGE_RADIUS = (0.075, 0.095)
+RADII = {"small": (0.056, 0.064), "large": (0.098, 0.112)}
+SMUDGE_RADIUS = (0.08, 0.1)
 # Region -> where lesions lie (across, up or down, spread), in body units from the midline, above and below it.
 SPOTS = {
     "chest": {"upper": (0.44, 0.33, 0.08, 0.07), "lower": (0.46, 0.30, 0.08, 0.06)},
@@ -52,7 +52,7 @@ class Finding:
     @property
     def size(self) -> str:
         """Small or large; there is nothing in between."""
-        return "small" if self.radius < 0.07 else "large"
+        return "small" if self.radius < 0.08 else "large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,4 +130,4 @@ def _draw_finding(region: str, place: tuple[int, str], centre: tuple[float, floa
     x = centre[0] + side * unit * (across + chance.uniform(-spread_x, spread_x))
     y = centre[1] + (-1 if height == "upper" else 1) * unit * (along + chance.uniform(-spread_y, spread_y))
     radii = RADII[chance.choice(tuple(RADII))] if contrast is None else SMUDGE_RADIUS
-    return Finding(x, y, chance.uniform(*radii), chance.uniform(0.95, 1.05) if contrast is None else contrast)
+    return Finding(x, y, chance.uniform(*radii), chance.uniform(0.94, 1.0) if contrast is None else contrast)
