@@ -29,7 +29,7 @@ RECIPE: dict[str, Any] = {
     "model": {"name": "llava", "scratch": True, "device": "cpu", "dtype": "float32",
               "options": {"image_size": 48, "patch_size": 8, "width": 128, "vision_layers": 2, "text_layers": 2,
                           "vocabulary_size": 640}},
-    "train": {"tuning": "full", "max_steps": 1000, "batch_size": 8, "learning_rate": 1e-3, "eval_fraction": 0.1,
+    "train": {"tuning": "full", "max_steps": 1500, "batch_size": 8, "learning_rate": 1e-3, "eval_fraction": 0.1,
               "save_fraction": 0.0, "eval_questions": 400, "log_steps": 20},
     "infer": {"max_new_tokens": 8},
     "calibration": {"samples": 100, "temperature": 1.0},
