@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from medvqa_cli.data.phantoms.cases import Body
+
     Array = NDArray[Any]
 
 
@@ -21,21 +23,20 @@ class Canvas:
 
     Args:
         size: Side in pixels.
-        centre: Centre of the body, as fractions of the picture.
-        unit: Half the width of the body, as a fraction of the picture.
+        body: Where the body lies.
         seed: Seed of bends and noise.
     """
 
-    def __init__(self, size: int, centre: tuple[float, float], unit: float, seed: int) -> None:
+    def __init__(self, size: int, body: Body, seed: int) -> None:
         import numpy as np
 
         self.size = size
         self.chance = np.random.default_rng(seed)
         steps = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
         self.picture_x, self.picture_y = np.meshgrid(steps, steps)
-        self.pixel = 1.0 / (size * unit)
-        self.x = (self.picture_x - np.float32(centre[0])) / np.float32(unit) + self.cloud(3, 0.016)
-        self.y = (self.picture_y - np.float32(centre[1])) / np.float32(unit) + self.cloud(3, 0.016)
+        self.pixel = 1.0 / (size * body.unit)
+        self.x = (self.picture_x - np.float32(body.x)) / np.float32(body.unit) + self.cloud(3, 0.016)
+        self.y = (self.picture_y - np.float32(body.y)) / np.float32(body.unit) + self.cloud(3, 0.016)
         self.values: Array = np.zeros((size, size), np.float32)
 
     def vary(self, value: float, share: float = 0.05) -> float:
@@ -99,7 +100,7 @@ class Canvas:
         """Cover a mask with a grey value."""
         self.values += opacity * mask * (value - self.values)
 
-    def add(self, mask: Array, amount: float) -> None:
+    def add(self, mask: Array, amount: float | Array) -> None:
         """Brighten a mask, as overlaid things do on an X-ray."""
         self.values += mask * amount
 

@@ -17,11 +17,12 @@ MODALITIES = ("CT", "MRI", "X-Ray")
 REGIONS = ("chest", "abdomen", "head")
 # Kinds of every 20 images in a row, in random order: shares hold in small sets too.
 KINDS: tuple[Kind, ...] = ("normal",) * 4 + ("ambiguous",) * 4 + ("single",) * 9 + ("double",) * 3
-# Contrast of a smudge -> probability that it is a lesion. Clear lesions have one of 0.94 to 1.
+NUM_FINDINGS: dict[Kind, int] = {"normal": 0, "ambiguous": 1, "single": 1, "double": 2}
+# Contrast of a smudge -> probability that it is a lesion.
 SMUDGES = {0.15: 0.1, 0.28: 0.3, 0.41: 0.5, 0.54: 0.7, 0.67: 0.9}
-BODY_SPAN = 0.46  # half the width of an average body, as a fraction of the picture
+LESION_CONTRASTS = (0.94, 1.0)
 RADII = {"small": (0.056, 0.064), "large": (0.098, 0.112)}
-SMUDGE_RADIUS = (0.08, 0.1)
+SMUDGE_RADII = (0.08, 0.1)
 # Region -> where lesions lie (across, up or down, spread), in body units from the midline, above and below it.
 SPOTS = {
     "chest": {"upper": (0.44, 0.33, 0.08, 0.07), "lower": (0.46, 0.30, 0.08, 0.06)},
@@ -32,7 +33,7 @@ SPOTS = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A lesion or smudge: centre and radius as fractions of the picture, contrast against its tissue (1 is clear)."""
+    """A lesion or smudge: centre and radius as fractions of the picture, contrast against its tissue (1 is full)."""
 
     x: float
     y: float
@@ -56,6 +57,20 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """Centre of the body, as fractions of the picture, and its size; 1 is average."""
+
+    x: float
+    y: float
+    size: float
+
+    @property
+    def unit(self) -> float:
+        """Half the width of the body, as a fraction of the picture."""
+        return 0.46 * self.size
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One phantom.
 
@@ -64,8 +79,7 @@ class Case:
         findings: What is drawn, the smudge included.
         lesion_probability: Probability of a lesion given the picture: 0 or 1 unless there is a smudge.
         has_lesion: Whether there is a lesion; drawn once with that probability.
-        centre: Centre of the body, as fractions of the picture.
-        scale: Size of the body; 1 is average.
+        body: Where the body lies.
         seed: Seed of everything that is drawn but not asked about: noise, shapes of organs.
     """
 
@@ -75,8 +89,7 @@ class Case:
     findings: tuple[Finding, ...]
     lesion_probability: float
     has_lesion: bool
-    centre: tuple[float, float]
-    scale: float
+    body: Body
     seed: int
 
     def find_organ(self, finding: Finding) -> str:
@@ -109,25 +122,24 @@ def draw_cases(seed: int, split: str, count: int) -> Iterator[Case]:
 def draw_case(kind: Kind, chance: random.Random) -> Case:
     """Return a case of a given kind."""
     region = chance.choice(REGIONS)
-    centre = (0.5 + chance.uniform(-0.02, 0.02), 0.5 + chance.uniform(-0.02, 0.02))
-    scale = chance.uniform(0.95, 1.03)
-    contrast, probability = chance.choice(tuple(SMUDGES.items()))
+    body = Body(0.5 + chance.uniform(-0.02, 0.02), 0.5 + chance.uniform(-0.02, 0.02), chance.uniform(0.95, 1.03))
+    smudge, probability = chance.choice(tuple(SMUDGES.items()))
     if kind != "ambiguous":
         probability = 0.0 if kind == "normal" else 1.0
     places = [(side, height) for side in (-1, 1) for height in ("upper", "lower")]
-    findings = tuple(
-        _draw_finding(region, place, centre, scale, contrast if kind == "ambiguous" else None, chance)
-        for place in chance.sample(places, {"normal": 0, "double": 2}.get(kind, 1)))
-    return Case(kind, chance.choice(MODALITIES), region, findings, probability, chance.random() < probability,
-                centre, scale, chance.getrandbits(63))
+    findings = []
+    for side, height in chance.sample(places, NUM_FINDINGS[kind]):
+        radii = SMUDGE_RADII if kind == "ambiguous" else RADII[chance.choice(tuple(RADII))]
+        contrast = smudge if kind == "ambiguous" else chance.uniform(*LESION_CONTRASTS)
+        x, y = _draw_place(body, side, height, SPOTS[region][height], chance)
+        findings.append(Finding(x, y, chance.uniform(*radii), contrast))
+    return Case(kind, chance.choice(MODALITIES), region, tuple(findings), probability, chance.random() < probability,
+                body, chance.getrandbits(63))
 
 
-def _draw_finding(region: str, place: tuple[int, str], centre: tuple[float, float], scale: float,
-                  contrast: float | None, chance: random.Random) -> Finding:
-    side, height = place
-    across, along, spread_x, spread_y = SPOTS[region][height]
-    unit = BODY_SPAN * scale
-    x = centre[0] + side * unit * (across + chance.uniform(-spread_x, spread_x))
-    y = centre[1] + (-1 if height == "upper" else 1) * unit * (along + chance.uniform(-spread_y, spread_y))
-    radii = RADII[chance.choice(tuple(RADII))] if contrast is None else SMUDGE_RADIUS
-    return Finding(x, y, chance.uniform(*radii), chance.uniform(0.94, 1.0) if contrast is None else contrast)
+def _draw_place(body: Body, side: int, height: str, spot: tuple[float, float, float, float],
+                chance: random.Random) -> tuple[float, float]:
+    across, along, spread_x, spread_y = spot
+    x = body.x + side * body.unit * (across + chance.uniform(-spread_x, spread_x))
+    y = body.y + (-1 if height == "upper" else 1) * body.unit * (along + chance.uniform(-spread_y, spread_y))
+    return x, y

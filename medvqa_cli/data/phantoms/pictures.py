@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from medvqa_cli.data.phantoms import anatomy
 from medvqa_cli.data.phantoms.canvas import Canvas
-from medvqa_cli.data.phantoms.cases import BODY_SPAN
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,7 +27,7 @@ def draw_picture(case: Case, size: int) -> Image:
     """Return the grey picture of a case, `size` x `size` pixels."""
     from PIL import Image
 
-    canvas = Canvas(size, case.centre, BODY_SPAN * case.scale, case.seed)
+    canvas = Canvas(size, case.body, case.seed)
     anatomy.draw(canvas, case.modality, case.region)
     canvas.values *= 1.0 + canvas.cloud(12, 0.02)
     canvas.values -= (canvas.values - BRIGHTEST_SOFT_TISSUE).clip(0.0) / 2

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.protocol import DatasetCard
-from medvqa_cli.data.reading import Row, find_folder, join_path, read_jsonl_rows
+from medvqa_cli.data.reading import Row, find_folder, join_path, quote, read_jsonl_rows
 from medvqa_cli.errors import DataError
 from medvqa_cli.records import Box, VQASample, write_jsonl
 
@@ -80,10 +81,11 @@ class Demo:
         return find_folder(self.card, root, _find_fault)
 
     def generate(self, directory: Path, options: Any, progress: Progress) -> None:
-        """Write images and questions; see `GeneratedDataset.generate`. The question file comes last, in one piece."""
+        """Write images and questions; see `GeneratedDataset.generate`. Where the question file is, all images are."""
         from medvqa_cli.data.phantoms import draw_cases, draw_picture
 
         (directory / IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
+        (directory / ANNOTATIONS).unlink(missing_ok=True)
         counts = {"train": options.train_images, "validation": options.validation_images, "test": options.test_images}
         rows: list[dict[str, Any]] = []
         progress.start("Drawing phantoms", sum(counts.values()), "image")
@@ -122,25 +124,58 @@ def _find_fault(root: Path) -> str:
 
 
 def _make_sample(row: Row, root: Path) -> VQASample:
-    image = row.required_text("image")
-    law = row.value("answer_probabilities")
+    image, answer = row.required_text("image"), row.required_text("answer")
+    law = _read_law(row, answer)
     return VQASample(
         dataset="demo",
         split=row.choice("split", SPLITS),
         question_id=row.required_text("question_id"),
         image_id=Path(image).stem,
         question=row.required_text("question"),
-        answer=row.required_text("answer"),
+        answer=answer,
         answer_type="closed" if row.choice("answer_type", ANSWER_TYPES) == "closed" else "open",
         images=(str(join_path(root, image)),),
         question_type=row.required_text("question_type"),
         modality=row.required_text("modality"),
         organ=row.required_text("organ"),
-        options=tuple(row.value("options")),
-        boxes=tuple(Box(*box) for box in row.value("boxes")),
+        options=_read_options(row),
+        boxes=_read_boxes(row),
         answer_probabilities=law,
         extra={"ambiguous": "true"} if max(law.values()) < 1.0 else {},
     )
+
+
+def _read_law(row: Row, answer: str) -> dict[str, float]:
+    law = row.value("answer_probabilities")
+    if not (isinstance(law, dict) and all(_is_number(value) and 0.0 < value <= 1.0 for value in law.values())
+            and math.isclose(sum(law.values()), 1.0, abs_tol=1e-6)):
+        raise row.wrong("answer_probabilities", "probabilities of answers, above 0 and summing to 1")
+    if answer not in law:
+        raise row.error(f"the answer {quote(answer)} has no probability in {quote(law)}", MADE_HINT)
+    return {text: float(value) for text, value in law.items()}
+
+
+def _read_options(row: Row) -> tuple[str, ...]:
+    options = row.value("options")
+    if not (isinstance(options, list) and all(isinstance(option, str) for option in options)):
+        raise row.wrong("options", "a list of texts")
+    return tuple(options)
+
+
+def _read_boxes(row: Row) -> tuple[Box, ...]:
+    boxes = row.value("boxes")
+    if not (isinstance(boxes, list) and all(_is_box(box) for box in boxes)):
+        raise row.wrong("boxes", "a list of [label, x1, y1, x2, y2] in pixels")
+    return tuple(Box(label, *map(float, edges)) for label, *edges in boxes)
+
+
+def _is_box(box: Any) -> bool:
+    return (isinstance(box, list) and len(box) == 5 and isinstance(box[0], str)
+            and all(_is_number(edge) for edge in box[1:]) and box[1] < box[3] and box[2] < box[4])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 PLUGIN = Demo()
