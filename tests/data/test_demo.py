@@ -139,8 +139,8 @@ def edit(root: Path, tmp_path: Path, number: int, **changes: object) -> Path:
     ({"split": "dev"}, "'split' should be one of train, validation, test, but is \"dev\""),
     ({"answer_type": "maybe"}, "'answer_type' should be one of open, closed, but is \"maybe\""),
     ({"answer_probabilities": {"yes": 0.7, "no": 0.4}, "answer": "yes"},
-     "'answer_probabilities' should be probabilities of answers, above 0 and summing to 1, but is "
-     '{"yes": 0.7, "no": 0.4}'),
+     ("'answer_probabilities' should be probabilities of answers, above 0 and summing to 1, but is "
+      '{"yes": 0.7, "no": 0.4}')),
     ({"answer_probabilities": {"yes": 1.5, "no": -0.5}, "answer": "yes"}, "'answer_probabilities' should be"),
     ({"answer_probabilities": {"yes": True}, "answer": "yes"}, "'answer_probabilities' should be"),
     ({"answer_probabilities": {}}, "'answer_probabilities' should be"),
