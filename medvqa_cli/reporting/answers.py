@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.reporting.blocks import Facts, Headline, Headlines, Meter, Note, Plots, Section, Table
-from medvqa_cli.reporting.estimates import BASELINES, Estimate, read_estimate, read_protocol, read_slices
+from medvqa_cli.reporting.estimates import (
+    BASELINES,
+    Estimate,
+    find_controls,
+    read_ambiguity,
+    read_estimate,
+    read_protocol,
+    read_slices,
+)
 from medvqa_cli.reporting.figures import draw_accuracy
 from medvqa_cli.reporting.formatting import MISSING, format_count, format_interval, format_value, name_key
 from medvqa_cli.reporting.protocol import describe_interval, describe_shortly, list_protocol
@@ -22,6 +30,7 @@ Answers = dict[str, dict[str, Any]]
 TAGS = {"main": "This model", "before": "Before training", "blank": "Blank images"}
 GROUPS = {"question_type": "Question type", "answer_type": "Answer type", "modality": "Modality", "organ": "Organ",
           "language": "Language"}
+TITLES = {**GROUPS, "ambiguity": "Ambiguity of closed questions"}
 
 
 def keep_stated(answers: Mapping[str, Any]) -> tuple[Answers, list[Note]]:
@@ -113,10 +122,12 @@ def _find_doubts(stated: Answers, calibration: Mapping[str, Any]) -> Iterator[st
 def _compare(stated: Answers) -> Table:
     """Put the model beside what it has to beat."""
     rows: list[list[str | Meter]] = []
+    controls = find_controls(stated, "main") if "main" in stated else stated
     for tag, block in stated.items():
         parts = [_read_part(block, kind, metric) for kind, metric in (("closed", "accuracy"), ("open", "exact_match"),
                                                                       ("open", "token_f1"))]
-        rows.append([name_tag(tag), *(meter_estimate(part) for part in parts)])
+        label = name_tag(tag) if tag == "main" or tag in controls else f"{name_tag(tag)} ({_name_questions(block)})"
+        rows.append([label, *(meter_estimate(part) for part in parts)])
     main = stated.get("main", {})
     known = main.get("baselines") or {}
     for name, label in BASELINES.items():
@@ -132,6 +143,11 @@ def _compare(stated: Answers) -> Table:
                  _explain_comparison(stated) + f"In brackets: {describe_interval(protocol)}.")
 
 
+def _name_questions(block: Mapping[str, Any]) -> str:
+    protocol = block["protocol"]
+    return f"other questions: {protocol.get('dataset')}, {protocol.get('split')} split, n = {protocol.get('n')}"
+
+
 def _read_part(block: Mapping[str, Any], kind: str, metric: str) -> Estimate:
     return read_estimate(block[kind], metric) if block.get(kind) else Estimate(None)
 
@@ -140,7 +156,7 @@ def _explain_comparison(stated: Answers) -> str:
     text = ("Guesses without the picture come from the training questions: the most frequent answer, that of the same "
             "question type, that to the same question in the same words. ")
     seen, blind = (_read_part(stated.get(tag, {}), "closed", "accuracy").value for tag in ("main", "blank"))
-    if seen and blind is not None:
+    if seen and blind is not None and "blank" in find_controls(stated, "main"):
         text = (f"With blank images the model keeps {100 * blind / seen:.0f} % of its closed accuracy: that much is "
                 "guessed, not seen. ") + text
     return text
@@ -162,11 +178,14 @@ def build_results(answers: Mapping[str, Any]) -> Section:
         return Section("results", "Results", "", [Note("Nothing is scored in this run yet.")])
     protocol = stated["main"]["protocol"]
     groups = {group: slices for group in GROUPS if len(slices := read_slices(stated, "main", group)) > 1}
+    known = read_ambiguity(stated, "main")
+    if known:
+        groups["ambiguity"] = known
     figures = [draw_accuracy(groups[group], f"accuracy-{group.replace('_', '-')}",
                              f"Accuracy by {GROUPS[group].lower()}", _caption(protocol))
                for group in ("question_type", "modality") if group in groups]
     blocks: list[Block] = [Plots(figures)] if figures else []
-    blocks += [_tabulate(GROUPS[group], slices, protocol) for group, slices in groups.items()]
+    blocks += [_tabulate(TITLES[group], slices, protocol) for group, slices in groups.items()]
     if not groups:
         blocks.append(Note("The data set tells its questions apart in no way that would make parts to compare."))
     return Section("results", "Results", LEAD, blocks)

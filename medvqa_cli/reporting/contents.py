@@ -77,22 +77,26 @@ def list_entries(contents: Contents) -> list[Entry]:
     """Return every answered question with its outcome, its confidence and the other answers to it."""
     correct = {row["question_id"]: row["values"].get("accuracy") for row in contents.scores}
     details = {row["question_id"]: row for row in contents.details}
-    others = {tag: {item.sample.question_id: item.answer for item in rows}
+    others = {tag: {_identify(item): item.answer for item in rows}
               for tag, rows in contents.predictions.items() if tag != "main"}
     return [_make_entry(prediction, correct, details, others) for prediction in contents.predictions.get("main", ())]
 
 
 def _make_entry(prediction: Prediction, correct: Mapping[str, float | None], details: Mapping[str, Mapping[str, Any]],
-                others: Mapping[str, Mapping[str, str]]) -> Entry:
-    key = prediction.sample.question_id
-    detail = details.get(key)
-    value = correct.get(key)
+                others: Mapping[str, Mapping[tuple[str, ...], str]]) -> Entry:
+    detail = details.get(prediction.sample.question_id)
+    value = correct.get(prediction.sample.question_id)
+    key = _identify(prediction)
     outcome = "not scored" if value is None else "right" if value >= 1 else "wrong"
     confidence, basis = _find_confidence(prediction, detail)
     lines = [(name_tag(tag), answers[key]) for tag, answers in others.items() if key in answers]
     if detail is not None:
         lines.append(("Sampled", _say_votes(detail)))
     return Entry(prediction, outcome, confidence, basis, tuple(lines))
+
+
+def _identify(prediction: Prediction) -> tuple[str, ...]:
+    return prediction.sample.dataset, prediction.sample.split, prediction.sample.question_id
 
 
 def _find_confidence(prediction: Prediction, detail: Mapping[str, Any] | None) -> tuple[float | None, str]:
@@ -112,4 +116,5 @@ def _say_votes(detail: Mapping[str, Any]) -> str:
     if detail.get("unknown_count"):
         text += f", neither {format_count(detail['unknown_count'])}"
     truth = detail.get("true_p_yes")
-    return text if truth is None else f"{text}; true p(yes) {truth:.2f}"
+    is_ambiguous = truth is not None and 0 < truth < 1
+    return f"{text}; in truth yes with probability {truth:.2f}" if is_ambiguous else text

@@ -77,6 +77,16 @@ def read_protocol(block: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return protocol if isinstance(protocol, Mapping) and protocol else None
 
 
+def find_controls(answers: Mapping[str, Mapping[str, Any]], tag: str) -> dict[str, Mapping[str, Any]]:
+    """Return the other blocks that are about the same questions: only these may stand beside a block's numbers."""
+    return {other: block for other, block in answers.items()
+            if other != tag and _name_questions(block) == _name_questions(answers[tag])}
+
+
+def _name_questions(block: Mapping[str, Any]) -> list[Any]:
+    return [block["protocol"].get(key) for key in ("dataset", "split", "n")]
+
+
 def read_slices(answers: Mapping[str, Mapping[str, Any]], tag: str, group: str) -> list[Slice]:
     """Return the slices of one group, such as "modality", with baselines and the accuracies under the other tags.
 
@@ -87,11 +97,24 @@ def read_slices(answers: Mapping[str, Mapping[str, Any]], tag: str, group: str) 
     parts = block.get("groups", {}).get(group, {})
     known = block.get("baselines") or {}
     found = known if group == "answer_type" else known.get(group, {})
-    others = {other: content.get("groups", {}).get(group, {}) for other, content in answers.items() if other != tag}
+    others = {other: content.get("groups", {}).get(group, {}) for other, content in find_controls(answers, tag).items()}
     return [Slice(name, read_estimate(part, "accuracy"), _drop_unknown(found.get(name, {})),
                   {other: read_estimate(content[name], "accuracy") for other, content in others.items()
                    if name in content})
             for name, part in parts.items()]
+
+
+def read_ambiguity(answers: Mapping[str, Mapping[str, Any]], tag: str) -> list[Slice]:
+    """Return the closed questions with one certain answer and those without apart, where the truth is known.
+
+    Raises:
+        RunError: If the metrics have another shape.
+    """
+    own = answers[tag].get("synthetic") or {}
+    parts = {other: block.get("synthetic") or {} for other, block in find_controls(answers, tag).items()}
+    return [Slice(kind, read_estimate(own[kind], "accuracy"), {},
+                  {other: read_estimate(part[kind], "accuracy") for other, part in parts.items() if kind in part})
+            for kind in ("unambiguous", "ambiguous") if kind in own]
 
 
 def read_bins(block: Mapping[str, Any]) -> list[Bin]:

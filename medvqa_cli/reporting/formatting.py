@@ -35,6 +35,6 @@ def format_seconds(seconds: float) -> str:
 
 
 def name_key(key: str) -> str:
-    """Return a JSON key as words: "answer_type" -> "Answer type"."""
-    words = key.replace("_", " ").strip()
+    """Return a JSON key as words: "answer_type" -> "Answer type", "model.dtype" -> "Model: dtype"."""
+    words = key.replace("_", " ").replace(".", ": ").strip()
     return words[:1].upper() + words[1:]

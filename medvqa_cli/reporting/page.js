@@ -1,4 +1,7 @@
 "use strict";
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+});
 (() => {
   const root = document.getElementById("gallery");
   const source = document.getElementById("gallery-data");

@@ -173,7 +173,8 @@ def _check_same_job(known: dict[str, Any], meta: dict[str, Any], path: Path) -> 
     for key, wanted in meta.items():
         if key not in ("expected", "baselines") and _canonical(known.get(key)) != _canonical(wanted):
             raise RunError(f"'{path}' holds rows made with another {key}: {known.get(key)!r}, now {wanted!r}.",
-                           "Use --tag NAME to keep both, or --overwrite to make the rows anew.")
+                           ("Use --tag NAME to keep both, or --overwrite" if path.name.startswith("predictions")
+                            else "Use --overwrite") + " to make the rows anew.")
 
 
 def _canonical(value: Any) -> str:

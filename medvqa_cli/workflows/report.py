@@ -49,7 +49,7 @@ def write_report(run: Run, *, max_questions: int = MAX_QUESTIONS, progress: Prog
     entries = list_entries(contents)
     shown = choose_entries(entries, max_questions)
     gallery = build_gallery(shown, entries, make_thumbnails(shown, progress)) if entries else None
-    progress.start("Drawing the report", None)
+    progress.start("Writing the report", 1, "page")
     sections = build_sections(contents, gallery)
     html = render_page(Page(run.name, describe_run(contents), now(), sections))
     try:
@@ -57,6 +57,7 @@ def write_report(run: Run, *, max_questions: int = MAX_QUESTIONS, progress: Prog
         write_atomically(run.report, html)
     except OSError as error:
         raise explain_os_error(error) from error
+    progress.advance()
     progress.finish()
     return run.report
 

@@ -41,4 +41,4 @@ def test_seconds(seconds, text):
 
 def test_key_as_words():
     assert name_key("train_questions") == "Train questions"
-    assert name_key("git_commit") == "Git commit"
+    assert name_key("model.image_processor") == "Model: image processor"

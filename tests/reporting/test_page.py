@@ -76,6 +76,9 @@ def test_results_show_every_part_with_interval_baseline_and_controls(page, metri
         assert rows[name][0] == f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
         assert rows[name][1:4] == [str(block["n"]), str(block["images"]), f"{baseline:.3f}"]
         assert rows[name][-1].startswith(f"{blank:.3f} [")
+    known = metrics["answers"]["main"]["synthetic"]
+    assert {name: cells[1] for name, cells in read_table(page, "By ambiguity of closed questions").items()} == {
+        name: str(known[name]["n"]) for name in ("unambiguous", "ambiguous")}
     assert set(read_table(page, "By modality")) == {"CT", "MRI", "X-ray"}
     assert set(read_table(page, "By answer type")) == {"closed", "open"}
 

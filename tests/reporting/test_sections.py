@@ -78,9 +78,24 @@ def test_only_open_questions_and_no_baselines(own):
 
 
 def test_other_tags_are_shown_after_the_known_ones(own):
-    answers = {"other-split": own["answers"]["before"], **own["answers"]}
+    answers = {"long-prompt": own["answers"]["before"], **own["answers"]}
     table = next(block for block in build_summary(answers, {}, []).blocks if isinstance(block, Table))
-    assert [row[0] for row in table.rows][:4] == ["This model", "Before training", "Blank images", "Other split"]
+    assert [row[0] for row in table.rows][:4] == ["This model", "Before training", "Blank images", "Long prompt"]
+    by_type = next(block for block in build_results(answers).blocks if isinstance(block, Table))
+    assert list(by_type.columns)[-3:] == ["Before training", "Blank images", "Long prompt"]
+
+
+def test_answers_to_other_questions_do_not_stand_beside(own):
+    answers = own["answers"]
+    answers["before"]["protocol"]["split"] = "validation"
+    answers["blank"]["protocol"]["n"] = 40
+    table = next(block for block in build_summary(answers, {}, []).blocks if isinstance(block, Table))
+    assert [row[0] for row in table.rows][:3] == [
+        "This model", "Before training (other questions: demo, validation split, n = 210)",
+        "Blank images (other questions: demo, test split, n = 40)"]
+    assert not table.note.startswith("With blank images")
+    by_type = next(block for block in build_results(answers).blocks if isinstance(block, Table))
+    assert not {"Before training", "Blank images"} & set(by_type.columns)
 
 
 @pytest.mark.parametrize(("change", "what"), [

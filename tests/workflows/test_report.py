@@ -99,7 +99,8 @@ def test_outcome_other_answers_and_confidence_come_from_the_other_files(run, tmp
     gallery = read_gallery(write_report(run))
     first, second = gallery["questions"]
     assert (first["outcome"], first["confidence"], first["basis"]) == ("wrong", 0.75, "share of the samples")
-    assert first["others"] == [["Blank images", "maybe"], ["Sampled", "yes 10, no 30, neither 60; true p(yes) 0.40"]]
+    votes = "yes 10, no 30, neither 60; in truth yes with probability 0.40"
+    assert first["others"] == [["Blank images", "maybe"], ["Sampled", votes]]
     assert (second["outcome"], second["others"]) == ("right", [])
     assert list(gallery["pictures"]) == ["p0"]
 
