@@ -14,11 +14,13 @@ from medvqa_cli.scoring.answers import (
     parse_yes_no,
     score_tokens,
 )
+from medvqa_cli.scoring.bayes import bayes_accuracy
 from medvqa_cli.scoring.intervals import bootstrap_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from medvqa_cli.records import VQASample
     from medvqa_cli.settings.schema import EvaluationSettings
 
 GROUPS = ("answer_type", "question_type", "modality", "organ", "language")
@@ -76,7 +78,8 @@ def summarize_scores(scores: Sequence[Score], predictions: Sequence[Prediction],
     summary: dict[str, Any] = {"overall": measure(scores)}
     summary.update({kind: measure(chosen) for kind, chosen in by_type.items() if chosen})
     summary["groups"] = {name: _measure_group(scores, name, measure) for name in GROUPS}
-    summary["synthetic"] = _measure_synthetic(by_type["closed"], settings, seed)
+    known = [p.sample for p in predictions if p.sample.answer_type == "closed" and p.sample.answer_probabilities]
+    summary["synthetic"] = _measure_synthetic(by_type["closed"], known, settings, seed) if known else None
     summary["checks"] = _check(scores, predictions)
     summary["protocol"] = _describe_protocol(scores, predictions, settings, seed)
     return summary
@@ -102,15 +105,13 @@ def _measure_group(scores: Sequence[Score], name: str,
     return {value: measure(chosen) for value, chosen in sorted(members.items())}
 
 
-def _measure_synthetic(closed: Sequence[Score], settings: EvaluationSettings, seed: int) -> dict[str, Any] | None:
+def _measure_synthetic(closed: Sequence[Score], samples: Sequence[VQASample], settings: EvaluationSettings,
+                       seed: int) -> dict[str, Any]:
     """Return accuracy where the truth's law is known: unambiguous and ambiguous apart, and the best possible."""
     known = [score for score in closed if score.values["best_probability"] is not None]
-    if not known:
-        return None
     sure = [score for score in known if score.values["best_probability"] == 1.0]
     unsure = [score for score in known if score.values["best_probability"] != 1.0]
-    best = [score.values["best_probability"] or 0.0 for score in known]
-    return {"bayes_accuracy": sum(best) / len(best),
+    return {"bayes_accuracy": bayes_accuracy(samples),
             **{name: _measure(chosen, ["accuracy"], settings, seed)
                for name, chosen in (("unambiguous", sure), ("ambiguous", unsure)) if chosen}}
 

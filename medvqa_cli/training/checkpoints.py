@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from medvqa_cli.errors import RunError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from medvqa_cli.progress import Progress
@@ -23,6 +27,20 @@ def find_last_checkpoint(directory: Path, progress: Progress) -> Path | None:
             return path
         progress.warn(f"Skipping {path.name}: it is damaged or was not written to the end.")
     return None
+
+
+@contextmanager
+def explained_full_disk(run: str) -> Iterator[None]:
+    """Turn what torch and safetensors raise when the disk is full into one error that says how to go on."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if not any(sign in str(error) for sign in ("No space left on device", "PytorchStreamWriter failed")):
+            raise
+        raise RunError(f"The disk is full: a checkpoint of run '{run}' could not be written.",
+                       f"Free some space, then: medvqa train sft --resume {run}") from error
 
 
 def is_whole(checkpoint: Path) -> bool:

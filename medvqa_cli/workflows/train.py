@@ -129,7 +129,7 @@ def _prepare_choice(settings: Settings, samples: Sequence[VQASample], run: Run) 
 
 def _train(run: Run, settings: Settings, data: TrainingData, loaded: LoadedModel, progress: Progress) -> Run:
     from medvqa_cli.models.adapters import count_parameters
-    from medvqa_cli.training.checkpoints import find_last_checkpoint
+    from medvqa_cli.training.checkpoints import explained_full_disk, find_last_checkpoint
     from medvqa_cli.training.sft import TrainingPlan, build_trainer
 
     model = _adapt(loaded, settings)
@@ -144,13 +144,15 @@ def _train(run: Run, settings: Settings, data: TrainingData, loaded: LoadedModel
         run.update_manifest(started=now(), packed=packed, parameters=parts)
         start = time.perf_counter()
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with explained_full_disk(run.name):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             stop.release()
     if stop.requested:
         progress.warn(f"Stopped. Continue with: medvqa train sft --resume {run.name}")
         raise KeyboardInterrupt
-    _save(run, trainer, loaded, is_adapter=hasattr(model, "peft_config"))
+    with explained_full_disk(run.name):
+        _save(run, trainer, loaded, is_adapter=hasattr(model, "peft_config"))
     run.update_manifest(finished=now(), train_seconds=round(time.perf_counter() - start, 1),
                         steps=trainer.state.global_step)
     return run

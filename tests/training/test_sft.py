@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from medvqa_cli.errors import RunError
 from medvqa_cli.models.adapters import count_parameters, prepare_training
 from medvqa_cli.progress import SILENT
 from medvqa_cli.records import JsonlWriter, read_jsonl
 from medvqa_cli.settings.schema import LoRASettings, TrainSettings
-from medvqa_cli.training.checkpoints import find_last_checkpoint
+from medvqa_cli.training.checkpoints import explained_full_disk, find_last_checkpoint
 from medvqa_cli.training.sft import TrainingPlan, build_trainer, count_steps, group_by_image
 from tests.models.conftest import load_tiny
 from tests.models.test_packing import make_encoder, make_samples
@@ -137,6 +139,18 @@ def test_damaged_checkpoints_are_skipped(tiny_directory, picture_paths, tmp_path
     watch = Recorder()
     assert find_last_checkpoint(checkpoints, watch).name == "checkpoint-2"
     assert [line.split(":")[0] for line in watch.lines[:2]] == ["Skipping checkpoint-4", "Skipping checkpoint-3"]
+
+
+@pytest.mark.parametrize("failure", [
+    RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/0"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+])
+def test_a_full_disk_is_one_error_that_says_how_to_go_on(failure):
+    with pytest.raises(RunError, match="The disk is full") as seen, explained_full_disk("mine"):
+        raise failure
+    assert "--resume mine" in seen.value.hint
+    with pytest.raises(RuntimeError, match="shapes"), explained_full_disk("mine"):
+        raise RuntimeError("shapes differ")
 
 
 def test_lora_and_full_training_free_what_they_say(tiny_directory):

@@ -107,6 +107,25 @@ def test_an_original_llava_med_checkpoint_is_named_as_such(trained, tmp_path):
     assert "aliases.models.llava-med" in failure.value.hint
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_line_of_the_card_trains_a_remapped_checkpoint(real_data, trained, tmp_path, dtype):
+    """`medvqa train sft --model llava-med --dataset slake`, the alias pointing at a tiny checkpoint."""
+    _, run = trained
+    config = tmp_path / "config.toml"
+    config.write_text(f'[aliases.models]\nllava-med = "{run.weights}"\n[aliases.roots]\nslake = "{real_data}/slake"\n',
+                      encoding="utf-8")
+    process = start(["train", "sft", "--model", "llava-med", "--dataset", "slake", "--config", str(config), "--limit",
+                     "12", "--max-steps", "2", "--device", "cpu", "--dtype", dtype], tmp_path)
+    _, messages = process.communicate(timeout=120)
+    assert process.returncode == 0, messages
+    made = tmp_path / "runs" / "slake-llava-med"
+    assert (made / "adapter" / "adapter_model.safetensors").is_file()
+    manifest = json.loads((made / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["model"]["dtype"] == dtype
+    assert manifest["packed"] is True
+    assert manifest["parameters"]["language model"][0] > 0
+
+
 def test_resume_of_unknown_finished_and_changed_runs(own_run, listener):
     settings, run = own_run
     with pytest.raises(RunError, match="no run 'none'"):
