@@ -64,7 +64,6 @@ def test_model_family(name, tmp_path):
     """Tiny checkpoint -> load -> loss with and without image -> LoRA step -> save -> reload -> merge -> generate."""
     family = models.get(name)
     assert isinstance(family, ModelFamily)
-    assert family.card.model_types
     assert family.card.checkpoints
     family.build_tiny(tmp_path / "tiny", texts=[text for pair in QUESTIONS for text in pair], seed=3)
     settings = ModelSettings(device="cpu", dtype="float32")

@@ -21,7 +21,8 @@ class ModelCard:
     """Facts about a family, shown by `medvqa models list`.
 
     `checkpoints` maps short names to hub ids; the first is the default. `model_types` are the values of
-    `model_type` in config.json that this family loads. `aliases` are other names of the family itself.
+    `model_type` in config.json that this family loads; a family without any is never detected and loads what it is
+    told to. `aliases` are other names of the family itself.
     """
 
     title: str

@@ -85,7 +85,7 @@ def load_choice(choice: ModelChoice, settings: Settings, progress: Progress, *,
     from medvqa_cli.models.loading import load_checkpoint, read_config
 
     config = read_config(choice.checkpoint, settings.model.revision)
-    family_name = settings.model.family or detect_family(str(config["model_type"]), choice.checkpoint)
+    family_name = choose_family(choice, str(config["model_type"]))
     progress.say(f"Loading {choice.checkpoint} (family {family_name})"
                  + (f" with adapter {choice.adapter}" if choice.adapter else ""))
     loaded = load_checkpoint(plugins.models.get(family_name), family_name, choice.checkpoint, settings.model)
@@ -95,15 +95,32 @@ def load_choice(choice: ModelChoice, settings: Settings, progress: Progress, *,
     return loaded
 
 
+def choose_family(choice: ModelChoice, model_type: str) -> str:
+    """Return the family that loads a checkpoint: the one it was chosen with, if that loads its type, else by type.
+
+    Raises:
+        ModelError: If the family does not load this type, or none does.
+    """
+    wanted = choice.family_name
+    types = plugins.models.get(wanted).card.model_types if wanted else ()
+    if wanted and (not types or model_type in types):
+        return wanted
+    detected = detect_family(model_type, choice.checkpoint)
+    if wanted:
+        raise ModelError(f"'{choice.checkpoint}' is of the type '{model_type}', which the family '{wanted}' does not "
+                         "load.", f"Use --family {detected}, or leave --family out.")
+    return detected
+
+
 def detect_family(model_type: str, checkpoint: str) -> str:
-    """Return the family whose card lists a config.json's model_type.
+    """Return the family whose card lists a config.json's model_type; of several, a built-in before a plugin.
 
     Raises:
         ModelError: If none does.
     """
     families = plugins.models.loadable()
-    for name, plugin in families.items():
-        if model_type in plugin.card.model_types:
+    for name in sorted(families, key=lambda name: plugins.models.origin(name) != "built-in"):
+        if model_type in families[name].card.model_types:
             return name
     if model_type == "llava_mistral":
         raise ModelError(f"'{checkpoint}' is an original LLaVA-Med checkpoint (model_type 'llava_mistral'), whose "
