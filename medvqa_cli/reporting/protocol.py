@@ -19,10 +19,10 @@ def describe_shortly(protocol: Mapping[str, Any], rule: str = "") -> str:
 
 def describe_decoding(inference: Mapping[str, Any]) -> str:
     """Return how answers were made: "greedy, at most 8 tokens"."""
-    decoding = inference.get("decoding", {})
-    if not decoding:
-        return ""
+    decoding = inference.get("decoding") or {}
     temperature = decoding.get("temperature")
+    if temperature is None:
+        return ""
     way = "greedy" if temperature == 0 else f"sampled at temperature {temperature:g}"
     if inference.get("samples"):
         way = f"{inference['samples']} answers a question {way}"
@@ -31,9 +31,9 @@ def describe_decoding(inference: Mapping[str, Any]) -> str:
 
 def describe_interval(protocol: Mapping[str, Any]) -> str:
     """Return what the brackets mean: "95 % interval, percentile bootstrap over images, 2,000 resamples, seed 0"."""
-    intervals = protocol.get("intervals", {})
-    if not intervals:
-        return "not stated"
+    intervals = protocol.get("intervals") or {}
+    if not {"level", "method", "resamples", "seed"} <= set(intervals):
+        return "intervals of an unstated kind"
     return (f"{100 * intervals['level']:g} % intervals: {intervals['method']}, {format_count(intervals['resamples'])} "
             f"resamples, seed {intervals['seed']}")
 

@@ -67,6 +67,17 @@ def test_share_kept_with_blank_images(own):
     assert table.note.startswith("With blank images the model keeps 75 % of its closed accuracy: that much is guessed")
 
 
+def test_protocol_that_says_little_is_shown_as_such(own):
+    block = own["answers"]["main"]
+    block["protocol"] = {"dataset": "demo", "inference": {"decoding": {"max_new_tokens": 8}}}
+    summary = build_summary({"main": block}, {}, [])
+    headline = next(part for part in summary.blocks if isinstance(part, Headlines)).items[0]
+    assert headline.protocol == "Measured on demo, unknown split."
+    facts = dict(next(part for part in summary.blocks if isinstance(part, Facts)).rows)
+    assert (facts["Decoding"], facts["Split"], facts["Questions"]) == ("not stated", "not stated", "-")
+    assert facts["Intervals"] == "intervals of an unstated kind"
+
+
 def test_only_open_questions_and_no_baselines(own):
     main = own["answers"]["main"]
     for key in ("closed", "baselines", "synthetic"):
