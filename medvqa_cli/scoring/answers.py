@@ -1,7 +1,9 @@
 """Is an answer right? Normalization, yes/no parsing, exact match, token overlap.
 
 The profile `medvqa` of `normalize_answer` is named beside every number it makes. The rules, in order: Unicode NFKC,
-lower case, white space collapsed, punctuation stripped from both ends of the text.
+lower case, white space collapsed, punctuation stripped from both ends of the text. Punctuation is ASCII's, without
+the signs `+ < > %`, which carry meaning (">5 cm" is not "<5 cm"), and that of `_TYPOGRAPHIC`. A text of nothing but
+punctuation stays as it is: "-" is not "+", and neither is empty.
 """
 
 from __future__ import annotations
@@ -19,9 +21,15 @@ if TYPE_CHECKING:
 PROFILE = "medvqa"
 YesNo = Literal["yes", "no"]
 
-_EDGES = string.punctuation + string.whitespace + "\u2018\u2019\u201c\u201d\u2026\u2013\u2014"
-_CUE = re.compile(r"^(the\s+)?(final\s+)?answer\s*(is|:)\s*", re.IGNORECASE)
-_FIRST = re.compile(r"^(yes|no)(?![\w'\u2019-])(?!\s*(?:/|or\b)\s*(?:yes|no)\b)(?!\s+(?:doubt|idea|way to)\b)")
+# Quotes, dashes, bullets, Spanish marks; then the comma, full stop and brackets of Chinese and Japanese.
+_TYPOGRAPHIC = ("\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a\xab\xbb\u2010\u2011\u2012\u2013\u2014\u2015"
+                "\u2022\xb7\xa1\xbf\u3001\u3002\u3008\u3009\u300a\u300b\u300c\u300d\u300e\u300f\u3010\u3011")
+_EDGES = "".join(sorted(set(string.punctuation) - set("+<>%"))) + string.whitespace + _TYPOGRAPHIC
+_SEPARATORS = re.compile("[,;\u3001]")
+_VERDICT = re.compile(r"\banswer\b[^.:;!?]{0,40}?(?:\bis\b|\bwould be\b|:)")
+_REFUSALS = "doubt|idea|clue|way to|answer|comment|opinion|information|image"
+_FIRST = re.compile(rf"(yes|no)(?![\w'\u2019-])(?!\W*(?:/|\bor\b)\W*(?:yes|no)\b)(?!\s+(?:{_REFUSALS})\b)")
+_HEDGES = {"yes", "no", "or", "and"}
 _NEGATED = re.compile(r"\bnot\b|n['\u2019]t\b|\bnor\b|\bneither\b")
 _WORDS = {"yes": re.compile(r"(?<![\w-])yes(?![\w-])"), "no": re.compile(r"(?<![\w-])no(?![\w'\u2019-])")}
 
@@ -37,19 +45,38 @@ class TokenScore:
 
 def normalize_answer(text: str) -> str:
     """Return a text in the profile `medvqa`: NFKC, lower case, single blanks, no punctuation at either end."""
-    folded = unicodedata.normalize("NFKC", text).lower()
-    return " ".join(folded.split()).strip(_EDGES)
+    folded = " ".join(unicodedata.normalize("NFKC", text).lower().split())
+    return folded.strip(_EDGES) or folded
 
 
 def parse_yes_no(text: str) -> YesNo | None:
     """Return what a free answer says to a yes/no question, or None if it says neither.
 
-    An answer that begins with the word yes or no (after an "Answer:" or "The answer is") says that. Another one says
-    what it contains if it holds one of the two words, as a whole word, and not the other, and no negation: "I would
-    say yes". "Yes or no" says neither. A "no" inside a sentence usually denies a noun ("there is no lesion") and
-    answers "Is it normal?" with yes, so it counts only as the last word. "normal", "know", "nodule" are other words.
+    The rules, in order; "normal", "know" and "nodule" are other words in each of them:
+
+    1. What follows the last "answer is", "answer would be" or "answer:" is read by rules 2 and 3, so that "There is
+       no fracture. The answer is yes" is yes. If it says neither, the whole text is read by them.
+    2. A text that begins with the word yes or no says that: "Yes, there is a nodule", "No evidence of it". Not so a
+       choice left open ("yes or no", "(yes) / (no)", "yes, no") or a refusal ("No idea", "No image was given").
+    3. A text says yes if it holds that word and neither the word no nor a negation: "I would say yes". It says no if
+       that is its last word, and there is neither a yes nor a negation. A no inside a sentence usually denies a noun
+       and says nothing by itself: "There is no lesion" answers "Is it normal?" with yes, "Is there one?" with no.
     """
-    answer = _CUE.sub("", normalize_answer(text)).strip(_EDGES)
+    answer = normalize_answer(text)
+    verdict = _VERDICT.split(answer)[-1]
+    return _read(verdict) or (_read(answer) if verdict != answer else None)
+
+
+def is_yes_no(gold: str) -> bool:
+    """Return whether a gold answer makes its question a yes/no question: it is yes or no once normalized."""
+    return normalize_answer(gold) in ("yes", "no")
+
+
+def _read(text: str) -> YesNo | None:
+    answer = text.strip(_EDGES)
+    words = set(re.findall(r"\w+", answer))
+    if {"yes", "no"} <= words <= _HEDGES:
+        return None
     first = _FIRST.match(answer)
     if first:
         return _as_yes_no(first.group(1))
@@ -66,20 +93,22 @@ def _as_yes_no(word: str) -> YesNo:
 def match_exactly(answer: str, golds: Iterable[str]) -> bool:
     """Return whether an answer equals one of the gold answers once both are normalized.
 
-    Comma lists match in any order: "Spinal Cord, Lung" is "Lung, Spinal Cord".
+    Lists (`,` or `;` between their parts) match in any order: "Spinal Cord, Lung" is "Lung, Spinal Cord".
     """
     found = _as_list(answer)
     return any(found == _as_list(gold) for gold in golds)
 
 
 def _as_list(text: str) -> list[str]:
-    return sorted(normalize_answer(part) for part in normalize_answer(text).split(","))
+    parts = (normalize_answer(part) for part in _SEPARATORS.split(normalize_answer(text)))
+    return sorted(part for part in parts if part)
 
 
 def score_tokens(answer: str, golds: Sequence[str]) -> TokenScore:
     """Return the word overlap with the gold answer it fits best (by F1); words count as often as they occur.
 
-    Two empty texts agree fully; an empty and a non-empty one not at all.
+    Words are what blanks part, so a Chinese sentence is one word. Two texts without words agree fully, one without
+    and one with words not at all.
 
     Source:
         Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1 (F1). Differs: articles are kept, and words lose the
@@ -104,9 +133,9 @@ def _tokens(text: str) -> list[str]:
 def is_closed_correct(answer: str, gold: str, alternatives: Sequence[str] = ()) -> bool:
     """Return whether an answer to a closed question is right.
 
-    Where the gold answer is yes or no the answer is parsed for it; else it must match exactly.
+    Where the gold answer is yes or no the answer is parsed for it (`parse_yes_no`; alternatives do not count); else it
+    must match exactly.
     """
-    wanted = parse_yes_no(gold) if normalize_answer(gold) in ("yes", "no") else None
-    if wanted:
-        return parse_yes_no(answer) == wanted
+    if is_yes_no(gold):
+        return parse_yes_no(answer) == normalize_answer(gold)
     return match_exactly(answer, (gold, *alternatives))
