@@ -6,6 +6,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli import plugins
 from medvqa_cli.errors import DataError, RunError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import JsonlWriter, Prediction, VQASample, read_jsonl, write_json, write_jsonl
@@ -191,6 +192,8 @@ def _default_tag(settings: Settings, split: str) -> str:
 def _describe_job(settings: Settings, split: str, loaded: LoadedModel) -> dict[str, Any]:
     prepared = open_data(settings, SILENT)
     return {"dataset": prepared.name, "split": split, "fingerprint": prepared.fingerprint,
+            "closed_definition": plugins.datasets.get(prepared.name).card.closed_definition,
+            "data_options": settings.data.options,
             "language": settings.data.language, "question_type": settings.data.question_type,
             "limit": settings.data.limit, "model": describe_model(loaded),
             "decoding": {"max_new_tokens": settings.infer.max_new_tokens, "temperature": settings.infer.temperature},

@@ -31,6 +31,7 @@ def test_every_question_is_answered_once_in_order(own_run):
     meta = run.read_json("predictions.meta.json")
     assert (meta["expected"], meta["split"], meta["dataset"]) == (len(samples), "test", "demo")
     assert meta["baselines"]["train_questions"] == 80
+    assert "yes or no" in meta["closed_definition"]
 
 
 def test_a_killed_inference_resumes_with_nothing_lost_and_nothing_twice(own_run):
