@@ -37,6 +37,8 @@ class VQASample:
 
     Empty strings and tuples mean "not stated by the data set". Image and mask paths are absolute.
     `answer_probabilities` is the true law of the answer where it is known (synthetic data), summing to 1.
+    `history` holds the earlier questions and answers of the same conversation, oldest first; `context` holds lines of
+    text put before the question, such as facts from a knowledge graph.
     """
 
     dataset: str
@@ -58,6 +60,8 @@ class VQASample:
     triples: tuple[tuple[str, str, str], ...] = ()
     scene_graph: Mapping[str, Any] | None = None
     labels: Mapping[str, float] | None = None
+    history: tuple[tuple[str, str], ...] = ()
+    context: tuple[str, ...] = ()
     output_images: tuple[str, ...] = ()
     answer_probabilities: Mapping[str, float] | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
@@ -77,11 +81,13 @@ class Prediction:
     """A model's answer to one sample.
 
     `logprob` is the sum over the answer's tokens, in nats. `candidates` maps each offered answer to its probability
-    (summing to 1). `attention` names a file. Fields a model does not produce stay empty.
+    (summing to 1). `text` is what the model wrote, where the answer is only a part of it. `attention` names a file.
+    Fields a model does not produce stay empty.
     """
 
     sample: VQASample
     answer: str
+    text: str = ""
     logprob: float | None = None
     num_tokens: int | None = None
     candidates: Mapping[str, float] | None = None
@@ -130,11 +136,12 @@ def sample_from_json(row: Mapping[str, Any]) -> VQASample:
         TypeError: If a required field is missing or a field is unknown.
     """
     values = dict(row)
-    for name in ("images", "alternatives", "options", "masks", "output_images"):
+    for name in ("images", "alternatives", "options", "masks", "context", "output_images"):
         if name in values:
             values[name] = tuple(values[name])
-    if "triples" in values:
-        values["triples"] = tuple(tuple(triple) for triple in values["triples"])
+    for name in ("triples", "history"):
+        if name in values:
+            values[name] = tuple(tuple(parts) for parts in values[name])
     if "boxes" in values:
         values["boxes"] = tuple(Box(**box) for box in values["boxes"])
     return VQASample(**values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,12 +16,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HubCopy:
+    """Where a data set can be had on the Hugging Face hub, and in which form.
+
+    `form` is "files" where the repository holds the original files (they are fetched as they are, archives among them
+    unpacked), and "rows" where it holds a table with the pictures inside (it is loaded by `datasets.load_dataset` and
+    laid out as `data/reading.py` describes under `read_hub_rows`). `patterns` names the files to fetch of form "files";
+    all if empty. `may_download` is False where the licence or the access rules leave fetching to the user.
+    """
+
+    id: str
+    form: Literal["files", "rows"]
+    patterns: tuple[str, ...] = ()
+    may_download: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetCard:
     """Facts about a data set, shown by `medvqa data list`.
 
     `default_language` is the language filter used when the user names none; empty means no filter.
     `default_roots` are folders searched when no root is given ("~" allowed).
-    `closed_definition` says in words what makes a question closed in this data set.
+    `closed_definition` says in words what makes a question closed in this data set. `single_file` says that the root
+    may also be one file instead of a folder.
     """
 
     title: str
@@ -36,6 +53,8 @@ class DatasetCard:
     splits: tuple[str, ...] = ("train", "validation", "test")
     default_roots: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    hub: HubCopy | None = None
+    single_file: bool = False
     generated: bool = False
 
 
@@ -55,12 +74,17 @@ class Dataset(Protocol):
     def find_root(self, root: Path | None) -> Path:
         """Return the folder that holds the files: `root`, or the first default folder that looks right.
 
+        Every layout the data set has is accepted: the original one, and a hub copy laid out in files. Archives and
+        saved tables never arrive here: they are unpacked before.
+
         Raises:
             DataError: If there is none (the folders tried are listed) or its layout is wrong.
         """
 
     def read(self, root: Path, options: Any) -> Iterator[VQASample]:
         """Yield every sample of every split and language, in file order, with absolute image paths.
+
+        Rows are read one at a time where the format allows it, so that any number fits into memory.
 
         Raises:
             DataError: On a structural fault; file, row and value are named.

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 TEXTS = ("dataset", "split", "question_id", "image_id", "question", "answer", "answer_type", "question_type",
          "modality", "organ", "language")
 PICTURES = ("images", "masks", "output_images")
-LISTS = ("alternatives", "options")
+LISTS = ("alternatives", "options", "context")
+TABLES = ("triples", "history")
 MAPPINGS = ("scene_graph", "labels", "answer_probabilities", "extra")
 SIDES = ("x1", "y1", "x2", "y2")
 
@@ -37,7 +38,7 @@ def make_features() -> Features:
         **{name: List(Image()) for name in PICTURES},
         **dict.fromkeys(LISTS, List(text)),
         "boxes": List(box),
-        "triples": List(List(text)),
+        **dict.fromkeys(TABLES, List(List(text))),
         **dict.fromkeys(MAPPINGS, text),
     })
 
@@ -66,7 +67,7 @@ def encode_sample(sample: VQASample) -> dict[str, Any]:
         TypeError: If a mapping holds something JSON has no form for.
         ValueError: If a mapping holds a number that is not finite.
     """
-    row: dict[str, Any] = {name: getattr(sample, name) for name in (*TEXTS, *LISTS, "triples")}
+    row: dict[str, Any] = {name: getattr(sample, name) for name in (*TEXTS, *LISTS, *TABLES)}
     for name in PICTURES:
         row[name] = [{"bytes": None, "path": path} for path in getattr(sample, name)]
     for name in MAPPINGS:
@@ -83,5 +84,5 @@ def decode_sample(row: Mapping[str, Any]) -> VQASample:
     values |= {name: tuple(picture["path"] for picture in row[name]) for name in PICTURES}
     values |= {name: None if row[name] is None else json.loads(row[name]) for name in MAPPINGS}
     values["boxes"] = tuple(Box(**box) for box in row["boxes"])
-    values["triples"] = tuple(tuple(triple) for triple in row["triples"])
+    values |= {name: tuple(tuple(parts) for parts in row[name]) for name in TABLES}
     return VQASample(**values)

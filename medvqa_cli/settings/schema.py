@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from medvqa_cli.errors import SettingsError
-from medvqa_cli.settings.section import Section
+from medvqa_cli.settings.data import DatasetDeclaration, DataSettings, KnowledgeSettings, MaskSettings, PromptSettings
+from medvqa_cli.settings.section import Fraction, Section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -37,42 +37,6 @@ class AliasSettings(Section):
     """Data set name -> name of a registered data set."""
     roots: dict[str, Path] = Field(default={})
     """Data set name -> folder of its original files."""
-
-
-class DataSettings(Section):
-    """Which questions are used."""
-
-    dataset: str = "demo"
-    """Name of a data set (`medvqa data list`)."""
-    root: Path | None = None
-    """Folder of its original files; searched for when not given."""
-    language: str | None = None
-    """Keep questions in this language; "all" keeps every language; not given: the data set's own default."""
-    question_type: Literal["all", "closed", "open"] = "all"
-    """Keep all, only closed or only open questions."""
-    subsample: PositiveInt | None = None
-    """Train on this many questions, drawn with the run's seed; the drawn set does not depend on their order."""
-    limit: PositiveInt | None = None
-    """Use only the first N questions of each split."""
-    train_split: str = "train"
-    """Split to train on."""
-    validation_split: str = "validation"
-    """Split to watch while training."""
-    test_split: str = "test"
-    """Split to answer and to score."""
-    missing_images: Literal["error", "skip"] = "error"
-    """What to do with a question whose image is missing or unreadable: stop, or leave it out and count it."""
-    max_pixels: PositiveInt = 64_000_000
-    """Refuse images with more pixels than this."""
-    options: dict[str, Any] = Field(default={})
-    """The data set's own options (`medvqa data list NAME`)."""
-
-
-class PromptSettings(Section):
-    """How a question is put to the model."""
-
-    instruction: str = ""
-    """Text added after every question, such as "Answer with a single word or phrase."."""
 
 
 class ModelSettings(Section):
@@ -210,8 +174,14 @@ class Settings(Section):
     """Where things are kept."""
     aliases: AliasSettings = AliasSettings()
     """Names of your own."""
+    datasets: dict[str, DatasetDeclaration] = Field(default={})
+    """Data sets of your own: name -> reader, root and options."""
     data: DataSettings = DataSettings()
     """Which questions are used."""
+    mask: MaskSettings = MaskSettings()
+    """Which part of an image is shown."""
+    knowledge: KnowledgeSettings = KnowledgeSettings()
+    """Facts put before the question."""
     prompt: PromptSettings = PromptSettings()
     """How a question is put."""
     model: ModelSettings = ModelSettings()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from medvqa_cli.progress import Progress
     from medvqa_cli.settings.schema import Settings
 
-STORE_FORMAT = 1
+STORE_FORMAT = 2
 REASONS = {
     "format": "it was prepared by another version of medvqa",
     "medvqa": "it was prepared by another version of medvqa",
