@@ -84,7 +84,7 @@ class Budget:
 
 def is_archive(path: Path) -> bool:
     """Tell from its name whether a file is an archive that `unpack_archive` reads."""
-    return path.name.lower().endswith(SUFFIXES)
+    return bool(_find_suffix(path.name))
 
 
 def unpack_archive(archive: Path, target: Path, *, progress: Progress = SILENT,
@@ -115,7 +115,10 @@ def unpack_archive(archive: Path, target: Path, *, progress: Progress = SILENT,
     with _scratch(archive, part):
         budget = Budget(limits, archive.stat().st_size)
         _unpack(archive, part, budget, progress)
-        _unpack_inner(part, budget, progress)
+        try:
+            _unpack_inner(part, budget, progress)
+        except DataError as error:  # name what is inside by a place that outlives the error
+            raise DataError(error.message.replace(str(part), str(archive)), error.hint) from error
         part.rename(target)
     return _find_content(target)
 
@@ -193,8 +196,8 @@ def _unpack(archive: Path, folder: Path, budget: Budget, progress: Progress) -> 
 
 def _check_space(archive: Path, size: int, folder: Path) -> None:
     if size > (free := shutil.disk_usage(folder).free):
-        raise DataError(f"'{archive}' unpacks to {show_size(size)}, but only {show_size(free)} are free at "
-                        f"'{folder.parent}'.", "Free some space and run the same command again.")
+        raise DataError(f"'{archive}' unpacks to {show_size(size)}, but only {show_size(free)} of "
+                        "the disk are free.", "Free some space and run the same command again.")
 
 
 def _find_place(archive: Path, member: Member, folder: Path) -> Path | None:
@@ -257,13 +260,14 @@ def _unpack_inner(folder: Path, budget: Budget, progress: Progress) -> None:
             _unpack(archive, part, budget, progress)
             content = list(part.iterdir())
             is_single = len(content) == 1 and content[0].is_dir()
-            source, name = (content[0], content[0].name) if is_single else (part, _strip_suffix(archive.name))
+            source = content[0] if is_single else part
+            name = source.name if is_single else archive.name[:-len(_find_suffix(archive.name))]
             _merge(archive, source, archive.parent / name)
             archive.unlink()
 
 
-def _strip_suffix(name: str) -> str:
-    return next(name[:-len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)) or name
+def _find_suffix(name: str) -> str:
+    return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix) and len(name) > len(suffix)), "")
 
 
 def _merge(archive: Path, source: Path, target: Path) -> None:
