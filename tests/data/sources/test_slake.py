@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -11,6 +12,7 @@ from medvqa_cli.data.sources.slake import PLUGIN
 from medvqa_cli.errors import DataError
 from medvqa_cli.records import Box, VQASample
 from tests.data.builders import build_slake, slake_record, write_json
+from tests.data.sources.layouts import build_hub
 
 
 def read(root):
@@ -41,6 +43,49 @@ def test_the_picture_beside_an_xray_is_no_mask(slake_root):
 def test_the_hub_layout(tmp_path, layout):
     assert Counter(sample.split for sample in read(build_slake(tmp_path, **layout))) == {
         "train": 3, "validation": 1, "test": 2}
+
+
+@pytest.mark.parametrize("name", ["imgs", "img"])
+def test_an_archive_may_unpack_to_a_folder_in_a_folder(tmp_path, name):
+    root = build_slake(tmp_path, images=f"{name}/{name}")
+    assert read(root)[0].images == (f"{root}/{name}/{name}/xmlab1/source.jpg",)
+    assert read(root)[0].masks == (f"{root}/{name}/{name}/xmlab1/mask.png",)
+
+
+def test_a_table_with_pictures(tmp_path):
+    plain = {"image": 60, "qid": 8, "question": "Is it  normal?", "answer": "Yes", "answer_type": "CLOSED",
+             "q_lang": "en"}
+    root = build_hub(tmp_path / "hub", {"train": [slake_record(7, 1, triple=None) | {"image": 40}],
+                                        "val": [plain], "test": [slake_record(9, 3) | {"image": 80}]})
+    full, bare, last = read(root)
+    assert full.image_id == "xmlab1"
+    assert (full.question_type, full.modality, full.organ, full.triples) == ("Organ", "CT", "Abdomen", ())
+    assert (full.masks, full.boxes, full.extra) == ((), (), {"base_type": "vqa"})
+    assert last.triples == (("vhead", "_", "_"),)
+    assert bare == VQASample(
+        dataset="slake", split="validation", question_id="8", image_id=bare.image_id, question="Is it normal?",
+        answer="Yes", answer_type="closed", images=(f"{root}/images/{bare.image_id[:2]}/{bare.image_id}.png",))
+    assert len(bare.image_id) == 64
+
+
+def test_a_table_names_the_columns_it_lacks(tmp_path):
+    row = {"image": 60, "qid": 8, "question": "Is it normal?", "answer": "Yes"}
+    root = build_hub(tmp_path / "two", {"train": [row]})
+    with pytest.raises(DataError) as failure:
+        read(root)
+    assert failure.value.message == (f"{root}/train.jsonl, row 1: the columns answer_type, q_lang of SLAKE are "
+                                     "missing.")
+    assert "BoKelvin/SLAKE" in failure.value.hint
+    root = build_hub(tmp_path / "one", {"train": [row | {"answer_type": "OPEN"}]})
+    with pytest.raises(DataError, match=r"row 1: the column q_lang of SLAKE is missing\."):
+        read(root)
+
+
+@pytest.mark.parametrize("taken", [0, 4])
+def test_an_id_that_returns_is_named(slake_root, taken):
+    write_json(slake_root / "test.json", [slake_record(4, 4), slake_record(taken, 4)])
+    with pytest.raises(DataError, match=rf"test\.json, row 2: the qid {taken} is that of an earlier question\."):
+        read(slake_root)
 
 
 def test_masks_and_boxes_may_be_missing(slake_root):
@@ -124,6 +169,18 @@ def test_a_faulty_box_is_named(slake_root, box):
         read(slake_root)
     assert failure.value.message == (f"{path}, row 1: the box of 'Liver' should be [x, y, width, height] in pixels, "
                                      f"but is {json.dumps(box)}.")
+
+
+def test_an_empty_file_is_named(slake_root):
+    (slake_root / "test.json").write_text("")
+    with pytest.raises(DataError, match=r"test\.json: the file is empty"):
+        read(slake_root)
+
+
+def test_a_missing_image_folder_is_named(slake_root):
+    shutil.rmtree(slake_root / "imgs")
+    with pytest.raises(DataError, match=r"is not laid out like SLAKE 1\.0: imgs or img is missing\."):
+        read(slake_root)
 
 
 def test_a_truncated_file_is_named(slake_root):
