@@ -9,11 +9,11 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.data.rows import encode_sample, make_features
+from medvqa_cli.data.rows import ENCODING_ERRORS, decode_samples, encode_samples, make_features
 from medvqa_cli.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from datasets import Features
@@ -45,18 +45,22 @@ def write_splits(folder: Path, samples: Iterable[VQASample], fingerprint: str, p
     return {split: writer.num_rows for split, writer in writers.items()}
 
 
-def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one split's table.
+def read_samples(folder: Path, move: Callable[[str], str] | None = None) -> Iterator[list[VQASample]]:
+    """Yield the samples of one split's table, a batch at a time.
+
+    Args:
+        folder: The table's folder.
+        move: Where an image path points now.
 
     Raises:
         OSError: If the file is missing or cut off.
-        ValueError: If it is no Arrow stream.
+        ValueError: If it is no Arrow stream of samples.
     """
     import pyarrow as pa
 
     with pa.memory_map(str(folder / DATA_FILE)) as source, pa.ipc.open_stream(source) as stream:
         for batch in stream:
-            yield from batch.to_pylist()
+            yield decode_samples(batch, move)
 
 
 class SplitWriter:
@@ -87,12 +91,10 @@ class SplitWriter:
 
     def flush(self) -> None:
         """Write what has gathered."""
-        import pyarrow as pa
-
         batch, self._batch = self._batch, []
         try:
-            table = pa.RecordBatch.from_pylist([encode_sample(sample) for sample in batch], schema=self._schema)
-        except (TypeError, ValueError, AttributeError) as error:
+            table = encode_samples(batch, self._schema)
+        except ENCODING_ERRORS as error:
             raise _find_faulty(batch, self._schema) or error from error
         self._stream.write_batch(table)
         self.num_rows += len(batch)
@@ -101,12 +103,10 @@ class SplitWriter:
 
 def _find_faulty(batch: list[VQASample], schema: Any) -> DataError | None:
     """Return an error about the first sample of a batch that has no place in the table."""
-    import pyarrow as pa
-
     for sample in batch:
         try:
-            pa.RecordBatch.from_pylist([encode_sample(sample)], schema=schema)
-        except (TypeError, ValueError, AttributeError) as error:
+            encode_samples([sample], schema)
+        except ENCODING_ERRORS as error:
             return DataError(f"Question '{sample.question_id}' of data set '{sample.dataset}', split '{sample.split}', "
                              f"has a value of the wrong kind: {error}.", "This is a fault of the data set's reader.")
     return None
