@@ -8,6 +8,7 @@ client. Not run: a download from the hub itself, and `load_dataset` fetching Par
 from __future__ import annotations
 
 import errno
+import fnmatch
 import os
 import re
 import shutil
@@ -89,15 +90,14 @@ def lay_out_saved(folder: Path, target: Path, *, progress: Progress = SILENT) ->
 
 def _fetch_files(copy: HubCopy, target: Path, revision: str | None, progress: Progress) -> str:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import filter_repo_objects
 
-    patterns = list(copy.patterns) or None
-    snapshot = Path(snapshot_download(copy.id, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    patterns = copy.patterns or ("*",)
+    snapshot = Path(snapshot_download(copy.id, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
     cached = sorted(Path(place, name).relative_to(snapshot).as_posix()
                     for place, _, names in os.walk(snapshot) for name in names)
-    names = list(filter_repo_objects(cached, allow_patterns=patterns))  # others may lie there from an earlier download
+    names = [name for name in cached if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]  # as the hub does
     if not names:
-        raise DataError(f"The hub data set '{copy.id}' holds no file like {', '.join(copy.patterns) or '*'}.")
+        raise DataError(f"The hub data set '{copy.id}' holds no file like {', '.join(patterns)}.")
     part = target.with_name(f"{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:

@@ -154,9 +154,10 @@ def _read_lines(path: Path) -> Iterator[str]:
     try:
         with path.open("rb") as stream:
             for number, line in enumerate(_split_lines(stream, path), start=1):
-                if b"\0" in line:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if "\0" in text:
                     raise DataError(f"{path}, line {number}: a NUL byte: the file is damaged, or not UTF-8.", RECODE)
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield text
     except UnicodeDecodeError as error:
         raise _wrong_encoding(path, number, error) from error
     except OSError as error:
