@@ -147,7 +147,7 @@ class Row:
         """Return the file that a value names relative to a folder; white space is left as it is.
 
         Raises:
-            DataError: If the key is missing, or the value is no text or leads out of the folder.
+            DataError: If the key is missing, or the value is no valid text or leads out of the folder.
         """
         relative = self.value(key)
         if not isinstance(relative, str):
@@ -180,6 +180,8 @@ class Row:
         return " ".join(value.split())
 
     def _join(self, key: str, relative: str, folder: Path) -> Path:
+        if not is_unicode(relative):
+            raise self.wrong(key, "valid Unicode")
         if not stays_inside(relative):
             raise self.error(f"the path {quote(relative)} in '{key}' does not stay inside '{folder}'", PATH_HINT)
         return folder / relative

@@ -115,6 +115,7 @@ def test_a_faulty_hub_row_is_named(tmp_path):
             ({"answer": 4}, "'answer' should be a text, but is 4."),
             ({"question": None}, "'question' should be a text, but is null."),
             ({"image": None}, "'image' should be a text, but is null."),
+            ({"image": "\ud800.png"}, "'image' should be valid Unicode, but is \"\\ud800.png\"."),
             ({"image": "../secret.png"}, "the path \"../secret.png\" in 'image' does not stay inside '{root}'.")]):
         root = build_hub(tmp_path / str(number), {"test": [row, row | changes]})
         with pytest.raises(DataError) as failure:
