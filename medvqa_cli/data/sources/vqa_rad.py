@@ -159,7 +159,7 @@ def _choose_closed(release: Release, wanted: str) -> str:
     if release == "hub" and wanted == "answer_type":
         raise SettingsError("Setting 'data.options.closed' is \"answer_type\", but the hub copy of VQA-RAD has no "
                             "such label: a question can only be closed by its answer, yes or no.",
-                            f"Use data.options.closed=yes_no, or the original files. {VQARad.card.obtain}")
+                            f"Use data.options.closed=yes_no, or the original files ({VQARad.card.homepage}).")
     return ("yes_no" if release == "hub" else "answer_type") if wanted == "auto" else wanted
 
 

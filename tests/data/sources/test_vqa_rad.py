@@ -84,7 +84,8 @@ def test_the_hub_copy_has_no_label(hub_root):
         assert failure.value.message == (
             "Setting 'data.options.closed' is \"answer_type\", but the hub copy of VQA-RAD has no such label: a "
             "question can only be closed by its answer, yes or no.")
-        assert failure.value.hint.startswith("Use data.options.closed=yes_no, or the original files.")
+        assert failure.value.hint == ("Use data.options.closed=yes_no, or the original files "
+                                      "(https://osf.io/89kps/).")
 
 
 @pytest.mark.parametrize(("changes", "message"), [
