@@ -6,7 +6,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.data.prompts import build_turns
+from medvqa_cli.data.prompts import build_turns, check_prompt, format_target, list_exemplar_images
+from medvqa_cli.settings.data import PromptSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
     from medvqa_cli.records import VQASample
 
 BLANK_GREY = (127, 127, 127)
+PLAIN = PromptSettings()
 MAX_TEXTS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedSample:
-    """Token ids of one question and its answer; the prompt's image placeholders are expanded."""
+    """Token ids of one question and the reply that training teaches; the prompt's image placeholders are expanded."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
@@ -58,46 +60,62 @@ def _size_in_bytes(inputs: ImageInputs) -> int:
 class SampleEncoder:
     """Feeds one family: text by its template, pictures by its processor.
 
+    Pictures of exemplars stand before the sample's own, are read once, and go to the family together with them: some
+    families treat one picture otherwise than several.
+
     Args:
         family: The model family.
         processor: Its processor.
         read_image: Opens a path as an RGB picture.
-        instruction: Text added after every question.
-        blank_images: Replace every picture by a grey one of the same size.
+        prompt: How questions are put.
+        blank_images: Replace every picture of a sample by a grey one of the same size. Exemplars' pictures stay: they
+            are the same for every question and tell nothing of it.
         cache_bytes: Memory for processed pictures.
+
+    Raises:
+        SettingsError: If the prompt's template or an exemplar's picture cannot be used.
     """
 
     def __init__(self, family: ModelFamily, processor: Any, read_image: Callable[[str], Image.Image], *,
-                 instruction: str = "", blank_images: bool = False, cache_bytes: int = 0) -> None:
+                 prompt: PromptSettings = PLAIN, blank_images: bool = False, cache_bytes: int = 0) -> None:
+        check_prompt(prompt)
         self.family = family
         self.processor = processor
-        self.instruction = instruction
+        self.prompt = prompt
         self.blank_images = blank_images
         self._read_image = read_image
         self._images = ImageCache(cache_bytes)
+        self._exemplar_paths = list_exemplar_images(prompt)
+        self._exemplars: list[Image.Image] = []
         self._texts: dict[tuple[object, ...], EncodedSample] = {}
 
     def encode_images(self, sample: VQASample) -> ImageInputs:
-        """Return the sample's pictures as model inputs."""
-        return self._images.get(sample.images, lambda: self._process_images(sample.images))
+        """Return the pictures of exemplars and sample, in this order, as model inputs."""
+        return self._images.get((*self._exemplar_paths, *sample.images), lambda: self._process_images(sample.images))
 
     def encode_text(self, sample: VQASample, images: ImageInputs) -> EncodedSample:
-        """Return prompt and answer ids; equal questions with equally many image tokens are tokenized once."""
-        key = (sample.question, sample.answer, images.num_tokens)
+        """Return prompt and target ids; equal conversations with equally many image tokens are tokenized once.
+
+        Raises:
+            SettingsError: If the prompt's template cannot be used.
+        """
+        turns, target = build_turns(sample, self.prompt), format_target(sample, self.prompt)
+        key = (turns, target, images.num_tokens)
         if key not in self._texts:
             if len(self._texts) >= MAX_TEXTS:
                 self._texts.clear()
-            turns = build_turns(sample, self.instruction)
             self._texts[key] = EncodedSample(
                 tuple(self.family.encode_prompt(self.processor, turns, images)),
-                tuple(self.family.encode_answer(self.processor, sample.answer)))
+                tuple(self.family.encode_answer(self.processor, target)))
         return self._texts[key]
 
     def _process_images(self, paths: Sequence[str]) -> ImageInputs:
+        if not self._exemplars:
+            self._exemplars = [self._read_image(path) for path in self._exemplar_paths]
         pictures = [self._read_image(path) for path in paths]
         if self.blank_images:
             pictures = [self._blank(picture) for picture in pictures]
-        return self.family.encode_images(self.processor, pictures)
+        return self.family.encode_images(self.processor, [*self._exemplars, *pictures])
 
     @staticmethod
     def _blank(picture: Image.Image) -> Image.Image:

@@ -73,14 +73,40 @@ def _list_inference(inference: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Decoding", "not stated"
         return
     yield "Decoding", describe_decoding(inference) or "not stated"
-    yield "Instruction", inference.get("instruction") or "none: the bare question"
-    yield "Pictures", "blank: the same grey for every question" if inference.get("blank_images") else "as they are"
+    prompt = inference.get("prompt", {})
+    if prompt:
+        yield "Prompt", _describe_prompt(prompt)
+    yield "Instruction", prompt.get("instruction") or inference.get("instruction") or "none besides the style's own"
+    yield "Pictures", _describe_pictures(inference)
+    knowledge = inference.get("knowledge", {})
+    if knowledge.get("mode", "off") != "off":
+        yield "Knowledge", (f"{knowledge['mode']}: at most {knowledge['max_triples']} facts a question, privileged "
+                            "information")
     model = inference.get("model", {})
     if model:
         yield "Model", ", ".join(str(model[key]) for key in ("family", "checkpoint", "adapter", "dtype", "device")
                                  if model.get(key))
     if "seed" in inference:
         yield "Seed", str(inference["seed"])
+
+
+def _describe_prompt(prompt: Mapping[str, Any]) -> str:
+    styles = [f"{kind} questions {prompt[f'{kind}_style']}" for kind in ("open", "closed") if prompt[f"{kind}_style"]]
+    parts = [f"style {prompt['style']}", *styles, f"options {prompt['options']}"]
+    if prompt["exemplars"]:
+        parts.append(f"{len(prompt['exemplars'])} exemplars")
+    if prompt["template"]:
+        parts.append(f"template {prompt['template']!r}")
+    return ", ".join(parts)
+
+
+def _describe_pictures(inference: Mapping[str, Any]) -> str:
+    if inference.get("blank_images"):
+        return "blank: the same grey for every question"
+    mask = inference.get("mask", {})
+    if mask.get("mode", "none") == "none":
+        return "as they are"
+    return f"{mask['mode']} by segmentation masks (classes: {mask['classes']})"
 
 
 METRICS = {"ece": "Calibration error (ECE)", "mce": "Largest bin error (MCE)", "brier": "Brier score",

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.data.replies import read_reply
 from medvqa_cli.errors import DataError
 from medvqa_cli.progress import SILENT, Progress
-from medvqa_cli.records import JsonlWriter, Prediction, VQASample
+from medvqa_cli.records import AnswerSample, JsonlWriter, Prediction, VQASample
 from medvqa_cli.scoring.answers import parse_yes_no
-from medvqa_cli.workflows.data import load_samples, open_data
+from medvqa_cli.workflows.data import load_samples
 from medvqa_cli.workflows.evaluate import evaluate_samples
-from medvqa_cli.workflows.infer import build_engine, group_samples, leave_out_done, open_model, prepare_rows
-from medvqa_cli.workflows.models import describe_model
+from medvqa_cli.workflows.infer import (
+    build_engine,
+    describe_job,
+    group_samples,
+    leave_out_done,
+    open_model,
+    prepare_rows,
+    warn_malformed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,13 +47,9 @@ def evaluate_calibration(settings: Settings, *, run: str | None = None, split: s
     samples = select_yes_no(load_samples(settings, split, progress=progress), split)
     target, loaded = open_model(settings, run, progress)
     options = settings.calibration
-    prepared = open_data(settings, SILENT)
-    meta = {"dataset": prepared.name, "split": split, "fingerprint": prepared.fingerprint,
-            "language": settings.data.language, "limit": settings.data.limit, "model": describe_model(loaded),
-            "samples": options.samples, "decoding": {"temperature": options.temperature,
-                                                     "max_new_tokens": options.max_new_tokens},
-            "instruction": settings.prompt.instruction, "blank_images": settings.infer.blank_images,
-            "seed": settings.seed, "expected": len(samples)}
+    decoding = {"temperature": options.temperature, "max_new_tokens": options.max_new_tokens}
+    meta = describe_job(settings, split, loaded) | {"samples": options.samples, "decoding": decoding,
+                                                    "expected": len(samples)}
     path = prepare_rows(target, "samples", meta, overwrite=overwrite)
     rest = leave_out_done(samples, path)
     progress.say(f"{len(samples)} yes/no questions, {options.samples} answers each"
@@ -75,10 +80,39 @@ def draw_samples(engine: TransformersEngine, samples: Sequence[VQASample], setti
     from medvqa_cli.inference.seeds import seed_for
 
     options = settings.calibration
+    malformed = 0
     progress.start("Sampling", len(samples), "question")
     for group in group_samples(samples):
         decoding = Decoding(options.max_new_tokens, options.temperature, seed_for(settings.seed, group[0].images))
-        for sample, answers in zip(group, engine.sample(group, options.samples, decoding), strict=True):
+        for sample, written in zip(group, engine.sample(group, options.samples, decoding), strict=True):
+            answers, failures = read_answers(written, sample, settings)
+            malformed += failures
             yield Prediction(sample=sample, answer=answers[0].text, samples=answers)
         progress.advance(len(group))
     progress.finish()
+    warn_malformed(malformed, len(samples) * options.samples, progress)
+
+
+def read_answers(written: Sequence[AnswerSample], sample: VQASample,
+                 settings: Settings) -> tuple[tuple[AnswerSample, ...], int]:
+    """Return the answers that sampled replies give, the most frequent first, and how many replies are malformed.
+
+    Replies that give the same answer become one: their counts add up, and so do their probabilities.
+    """
+    answers: dict[str, AnswerSample] = {}
+    malformed = 0
+    for reply in written:
+        read = read_reply(reply.text, sample, settings.prompt)
+        malformed += 0 if read.is_well_formed else reply.count
+        known = answers.get(read.answer)
+        answers[read.answer] = AnswerSample(read.answer, reply.count + (known.count if known else 0),
+                                            _add_logprobs(reply.logprob, known.logprob if known else -math.inf))
+    return tuple(sorted(answers.values(), key=lambda answer: (-answer.count, answer.text))), malformed
+
+
+def _add_logprobs(first: float | None, second: float | None) -> float | None:
+    """Return log(exp(first) + exp(second)); None if one is unknown."""
+    if first is None or second is None:
+        return None
+    high, low = max(first, second), min(first, second)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))

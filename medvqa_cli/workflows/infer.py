@@ -7,10 +7,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli import plugins
+from medvqa_cli.data.replies import read_reply
 from medvqa_cli.errors import DataError, RunError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import JsonlWriter, Prediction, VQASample, read_jsonl, write_json, write_jsonl
 from medvqa_cli.runs import Run, create_run, latest_run, now, open_run
+from medvqa_cli.settings.data import KnowledgeSettings, MaskSettings, PromptSettings
 from medvqa_cli.settings.schema import Settings, to_tree
 from medvqa_cli.workflows.baselines import measure_baselines
 from medvqa_cli.workflows.data import load_samples, open_data
@@ -51,8 +53,8 @@ def answer_split(settings: Settings, target: Run, loaded: LoadedModel, *, split:
         RunError: If the file holds answers made in another way (other model, split, decoding...).
     """
     samples = load_samples(settings, split, progress=progress)
-    meta = _describe_job(settings, split, loaded) | {"expected": len(samples),
-                                                     "baselines": measure_baselines(settings, samples)}
+    meta = describe_job(settings, split, loaded) | {"expected": len(samples),
+                                                    "baselines": measure_baselines(settings, samples)}
     path = prepare_rows(target, "predictions" + (f"-{tag}" if tag else ""), meta, overwrite=overwrite)
     rest = leave_out_done(samples, path)
     progress.say(f"{len(samples)} questions of {settings.data.dataset}/{split}"
@@ -117,18 +119,30 @@ def build_engine(loaded: LoadedModel, settings: Settings) -> TransformersEngine:
 
 def answer_samples(engine: TransformersEngine, samples: Sequence[VQASample], settings: Settings,
                    progress: Progress) -> Iterator[Prediction]:
-    """Yield one prediction for each sample, the questions of an image together."""
+    """Yield one prediction for each sample, the questions of an image together; the answer is read from its reply."""
     from medvqa_cli.inference.protocol import Decoding
     from medvqa_cli.inference.seeds import seed_for
 
+    malformed = 0
     progress.start("Answering", len(samples), "question")
     for group in group_samples(samples):
         decoding = Decoding(settings.infer.max_new_tokens, settings.infer.temperature,
                             seed_for(settings.seed, group[0].images))
-        for sample, answer in zip(group, engine.generate(group, decoding), strict=True):
-            yield Prediction(sample=sample, answer=answer.text, logprob=answer.logprob, num_tokens=answer.num_tokens)
+        for sample, written in zip(group, engine.generate(group, decoding), strict=True):
+            reply = read_reply(written.text, sample, settings.prompt)
+            malformed += not reply.is_well_formed
+            yield Prediction(sample=sample, answer=reply.answer, logprob=written.logprob, num_tokens=written.num_tokens,
+                             text="" if reply.answer == written.text else written.text)
         progress.advance(len(group))
     progress.finish()
+    warn_malformed(malformed, len(samples), progress)
+
+
+def warn_malformed(number: int, total: int, progress: Progress) -> None:
+    """Say how many replies are not in the form that the prompt asks for, if any."""
+    if number:
+        progress.warn(f"{number} of {total} replies are not in the form that prompt.style asks for: each counts as its "
+                      "whole text. Was there room for it (--max-new-tokens)?")
 
 
 def group_samples(samples: Sequence[VQASample]) -> list[list[VQASample]]:
@@ -171,11 +185,21 @@ def leave_out_done(samples: Sequence[VQASample], path: Path) -> list[VQASample]:
 
 
 def _check_same_job(known: dict[str, Any], meta: dict[str, Any], path: Path) -> None:
+    known = _upgrade_job(known, meta)
     for key, wanted in meta.items():
         if key not in ("expected", "baselines") and _canonical(known.get(key)) != _canonical(wanted):
             raise RunError(f"'{path}' holds rows made with another {key}: {known.get(key)!r}, now {wanted!r}.",
                            ("Use --tag NAME to keep both, or --overwrite" if path.name.startswith("predictions")
                             else "Use --overwrite") + " to make the rows anew.")
+
+
+def _upgrade_job(known: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of a job in today's form; where an older version did not state one, `meta` is believed."""
+    if "instruction" not in known:
+        return known
+    before = {"prompt": to_tree(PromptSettings(instruction=known["instruction"])), "mask": to_tree(MaskSettings()),
+              "knowledge": to_tree(KnowledgeSettings())}
+    return meta | known | before
 
 
 def _canonical(value: Any) -> str:
@@ -189,7 +213,8 @@ def _default_tag(settings: Settings, split: str) -> str:
     return "-".join(parts)
 
 
-def _describe_job(settings: Settings, split: str, loaded: LoadedModel) -> dict[str, Any]:
+def describe_job(settings: Settings, split: str, loaded: LoadedModel) -> dict[str, Any]:
+    """Return everything that decides the answers, as plain JSON values: data, model, prompt, decoding, seed."""
     prepared = open_data(settings, SILENT)
     return {"dataset": prepared.name, "split": split, "fingerprint": prepared.fingerprint,
             "closed_definition": plugins.datasets.get(prepared.name).card.closed_definition,
@@ -197,7 +222,8 @@ def _describe_job(settings: Settings, split: str, loaded: LoadedModel) -> dict[s
             "language": settings.data.language, "question_type": settings.data.question_type,
             "limit": settings.data.limit, "model": describe_model(loaded),
             "decoding": {"max_new_tokens": settings.infer.max_new_tokens, "temperature": settings.infer.temperature},
-            "instruction": settings.prompt.instruction, "blank_images": settings.infer.blank_images,
+            "prompt": to_tree(settings.prompt), "mask": to_tree(settings.mask),
+            "knowledge": to_tree(settings.knowledge), "blank_images": settings.infer.blank_images,
             "seed": settings.seed}
 
 

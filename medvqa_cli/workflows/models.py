@@ -177,7 +177,7 @@ def build_encoder(loaded: LoadedModel, settings: Settings, *, cache_mb: int = 64
     from medvqa_cli.models.encoding import SampleEncoder
 
     reader: Any = functools.partial(read_image, max_pixels=settings.data.max_pixels)
-    return SampleEncoder(loaded.family, loaded.processor, reader, instruction=settings.prompt.instruction,
+    return SampleEncoder(loaded.family, loaded.processor, reader, prompt=settings.prompt,
                          blank_images=settings.infer.blank_images, cache_bytes=cache_mb * MIB)
 
 
