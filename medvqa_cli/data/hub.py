@@ -72,7 +72,8 @@ def lay_out_saved(folder: Path, target: Path, *, progress: Progress = SILENT) ->
     """Lay out a table for which `is_saved_table` is true as `fetch_hub_copy` does; nothing is fetched.
 
     A table saved without splits becomes the split it was taken from, or "train". Splits of Parquet files follow their
-    names (`data/train-00000-of-00001.parquet`), or the `configs` in the repository's README.md.
+    names (`data/train-00000-of-00001.parquet`), or the `configs` in the repository's README.md. `datasets` takes about
+    five times the size of the largest Parquet row group in memory.
 
     Raises:
         DataError: If the table cannot be read (damaged, written by a newer version of `datasets`, or a pointer to a

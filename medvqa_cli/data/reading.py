@@ -55,7 +55,10 @@ def find_folder(card: DatasetCard, root: Path | None, find_fault: Callable[[Path
 
 
 def _check_root(card: DatasetCard, root: Path, find_fault: Callable[[Path], str]) -> Path:
-    path = root.expanduser().resolve()
+    try:
+        path = root.expanduser().resolve()
+    except (RuntimeError, ValueError, OSError) as error:  # "~nobody", a NUL byte, a link that names itself
+        raise DataError(f"The path '{root}' cannot be used: {error}.") from error
     if path.is_file() and not card.single_file:
         raise DataError(f"'{path}' is a file, but {card.title} is a folder.", card.obtain)
     if not _is_fit(card, path):

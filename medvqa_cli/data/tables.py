@@ -54,7 +54,7 @@ def read_text(path: Path) -> str:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
-    It is held in memory, at about eight times its size; a file of more than 2 GiB is refused.
+    It is held in memory, at about five times its size; a file of more than 2 GiB is refused.
 
     Raises:
         DataError: If it is missing, too large, not UTF-8, empty, cut off or not valid JSON.
@@ -229,4 +229,4 @@ def _unreadable(path: Path, error: OSError) -> DataError:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    return str(error).partition("\n")[0].rstrip(".")

@@ -439,6 +439,12 @@ def test_one_file_is_enough_where_the_card_says_so(tmp_path):
         f"The file or folder '{tmp_path}/no' does not exist.")
 
 
+def test_a_root_that_is_no_path(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for root in (Path("~no-such-user/x"), tmp_path / "a\0b", tmp_path / "loop"):
+        assert fault_of(find_folder, CARD, root, find_fault).startswith(f"The path '{root}' cannot be used: ")
+
+
 def test_a_set_without_default_folders(tmp_path):
     card = dataclasses.replace(CARD, default_roots=())
     assert fault_of(find_folder, card, None, find_fault) == "The files of Toy were not found."
