@@ -36,7 +36,7 @@ DECODERS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom")
 PACKAGES = {"1.2.840.10008.1.2.4.90": "pylibjpeg-openjpeg", "1.2.840.10008.1.2.4.91": "pylibjpeg-openjpeg"}
 FAULTS = (OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
           RuntimeError, MemoryError, struct.error, zlib.error)
-"""What pydicom and its decoders raise on broken files."""
+"""What pydicom and its decoders raise on broken files, beyond its own two kinds."""
 
 
 class DicomFile:
@@ -140,7 +140,8 @@ class DicomFile:
         from pydicom.pixels import get_decoder
 
         try:
-            decoder = get_decoder(self._syntax)
+            with _hush_warnings():
+                decoder = get_decoder(self._syntax)
         except NotImplementedError:
             raise DataError(f"The DICOM file '{self._path}' is compressed in a way that cannot be decoded "
                             f"({_name_syntax(self._syntax)}).", "Convert it, for instance to PNG.") from None
@@ -205,11 +206,12 @@ class DicomFile:
     @contextlib.contextmanager
     def _explain_faults(self) -> Iterator[None]:
         """Turn what pydicom raises into one error; what it says is left out, for it may quote the header."""
+        from pydicom.errors import BytesLengthException, InvalidDicomError
+
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _hush_warnings():
                 yield
-        except FAULTS as error:
+        except (*FAULTS, BytesLengthException, InvalidDicomError) as error:
             raise DataError(f"The DICOM file '{self._path}' is broken or cut off ({type(error).__name__}).",
                             "Copy it again, or leave its questions out with --missing-images skip.") from None
 
@@ -227,6 +229,14 @@ def _import_pydicom() -> None:
     except ImportError as error:
         raise MissingDependencyError("Reading DICOM files", "pydicom", "dicom") from error
     logging.getLogger("pydicom").propagate = False  # its warnings quote the header, and a log file is an output too
+
+
+@contextlib.contextmanager
+def _hush_warnings() -> Iterator[None]:
+    """Let no warning out: pydicom's quote the header."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _name_syntax(syntax: Any) -> str:

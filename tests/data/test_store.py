@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import shutil
 import threading
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -13,8 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medvqa_cli.data.rows import decode_sample, encode_sample, make_features
-from medvqa_cli.data.store import fingerprint_files, lock_store, read_facts, read_split, write_store
+from medvqa_cli.data.rows import decode_samples, encode_samples, make_features
+from medvqa_cli.data.store import (
+    fingerprint_files,
+    iterate_split,
+    lock_store,
+    read_facts,
+    read_split,
+    write_store,
+)
 from medvqa_cli.errors import DataError
 from medvqa_cli.progress import SilentProgress
 from medvqa_cli.records import Box, VQASample
@@ -30,7 +41,8 @@ SAMPLES = st.builds(
     answer_type=st.sampled_from(["open", "closed"]), images=TEXTS, question_type=TEXT, modality=TEXT, organ=TEXT,
     language=TEXT, alternatives=TEXTS, options=TEXTS, masks=TEXTS, output_images=TEXTS,
     boxes=st.lists(st.builds(Box, TEXT, NUMBER, NUMBER, NUMBER, NUMBER), max_size=3).map(tuple),
-    triples=st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=2).map(tuple),
+    triples=st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=2).map(tuple), context=TEXTS,
+    history=st.lists(st.tuples(TEXT, TEXT), max_size=2).map(tuple),
     scene_graph=st.none() | st.dictionaries(TEXT, st.lists(NUMBER | TEXT, max_size=2), max_size=2),
     labels=NUMBERS, answer_probabilities=NUMBERS, extra=st.dictionaries(TEXT, TEXT, max_size=3))
 
@@ -43,8 +55,11 @@ def schema():
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(SAMPLES, max_size=3))
 def test_a_sample_survives_its_row(schema, samples):
-    batch = pa.RecordBatch.from_pylist([encode_sample(sample) for sample in samples], schema=schema)
-    assert [decode_sample(row) for row in batch.to_pylist()] == samples
+    batch = encode_samples(samples, schema)
+    assert decode_samples(batch) == samples
+    assert decode_samples(batch.slice(1)) == samples[1:]
+    assert batch.schema == schema
+    batch.validate(full=True)
 
 
 def full_sample(path) -> VQASample:
@@ -62,16 +77,21 @@ def test_what_is_written_is_read(tmp_path):
     path = draw_image(tmp_path / "a.png")
     samples = [full_sample(path), make_sample(2, split="test"), make_sample(3, path, answer_type="open")]
     facts = write(tmp_path / "store", samples)
-    assert facts == {"fingerprint": "f" * 16, "counts": {"train": 2, "test": 1}, "skipped": []}
+    assert facts == {"fingerprint": "f" * 16, "folder": str(tmp_path / "store"), "counts": {"train": 2, "test": 1},
+                     "images": 1, "skipped": []}
     assert read_facts(tmp_path / "store") == facts
     assert read_split(tmp_path / "store", "train") == [samples[0], samples[2]]
     assert read_split(tmp_path / "store", "test") == [samples[1]]
 
 
-def test_more_rows_than_a_batch(tmp_path):
-    samples = [make_sample(number) for number in range(2345)]
-    assert write(tmp_path / "store", samples)["counts"] == {"train": 2345}
+@pytest.mark.parametrize("count", [999, 1000, 2345, 10_001])
+def test_more_rows_than_a_batch(tmp_path, count):
+    samples = [make_sample(number) for number in range(count)]
+    assert write(tmp_path / "store", samples)["counts"] == {"train": count}
     assert read_split(tmp_path / "store", "train") == samples
+    stream = iterate_split(tmp_path / "store", "train")
+    assert next(stream) == samples[0]
+    assert sum(1 for _ in stream) == count - 1
 
 
 def test_plain_datasets_opens_it_and_decodes_lazily(tmp_path):
@@ -93,16 +113,24 @@ def test_plain_datasets_opens_it_and_decodes_lazily(tmp_path):
     assert raw == [[{"bytes": None, "path": str(path)}]]
 
 
+WRONG_KIND = "Question '2' of data set 'd', split 'train', has a value of the wrong kind: "
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"split": "t/s"}, "Question '2' of data set 'd' is in split 't/s': a split's name has only letters, digits"),
     ({"answer_type": "CLOSED"}, "Question '2' of data set 'd' has answer_type 'CLOSED': it is 'open' or 'closed'."),
     ({"images": ("a.png",)}, "Question '2' of data set 'd' has the image path 'a.png', which is not absolute."),
     ({"question_id": "1"}, "Two questions of split 'train' have the id '1'."),
-    ({"answer": 5}, "Question '2' of data set 'd', split 'train', has a value of the wrong kind: "),
-    ({"extra": {"a": {1}}}, "Question '2' of data set 'd', split 'train', has a value of the wrong kind: "),
-    ({"labels": {"a": float("nan")}}, "Question '2' of data set 'd', split 'train', has a value of the wrong kind: "),
-    ({"answer": "\ud800"}, "Question '2' of data set 'd', split 'train', has a value of the wrong kind: "),
-    ({"boxes": ("box",)}, "Question '2' of data set 'd', split 'train', has a value of the wrong kind: "),
+    ({"answer": 5}, WRONG_KIND),
+    ({"extra": {"a": {1}}}, WRONG_KIND),
+    ({"labels": {"a": float("nan")}}, WRONG_KIND),
+    ({"answer": "\ud800"}, WRONG_KIND),
+    ({"boxes": ("box",)}, WRONG_KIND),
+    ({"boxes": (Box("a", None, 0, 0, 0),)}, f"{WRONG_KIND}boxes holds None."),
+    ({"answer": None}, f"{WRONG_KIND}answer holds None."),
+    ({"options": "yes"}, f"{WRONG_KIND}options is a text, not a tuple of texts."),
+    ({"context": (None,)}, f"{WRONG_KIND}context holds None."),
+    ({"triples": (("a", None, "c"),)}, f"{WRONG_KIND}triples holds None."),
 ])
 def test_a_faulty_sample_is_named_and_the_old_store_stays(tmp_path, change, message):
     write(tmp_path / "store", [make_sample(7)])
@@ -132,12 +160,12 @@ def test_missing_images_stop_it_or_are_left_out(tmp_path):
         ("train", "2"), ("train", "3"), ("test", "4"), ("train", "5"), ("train", "6")]
     assert facts["skipped"][1] == {
         "split": "train", "question_id": "3", "image": str(bad),
-        "reason": f"The file '{bad}' is not an image of a known kind (PNG, JPEG, TIFF, BMP, GIF, WEBP)."}
+        "reason": f"The file '{bad}' is not an image of a known kind (PNG, JPEG, TIFF, BMP, GIF, WEBP, DICOM)."}
 
 
 def test_every_picture_is_looked_at_once(tmp_path, monkeypatch):
     looked_at = []
-    monkeypatch.setattr("medvqa_cli.data.store.check_image", lambda path, max_pixels: looked_at.append(path))
+    monkeypatch.setattr("medvqa_cli.data.image_copies.check_image", lambda path, max_pixels: looked_at.append(path))
     paths = [str(tmp_path / name) for name in ("a", "b")]
     write(tmp_path / "store", [make_sample(number, paths[number % 2]) for number in range(10)])
     assert sorted(looked_at) == paths
@@ -167,7 +195,7 @@ def test_ctrl_c_leaves_no_half_store(tmp_path):
     assert read_split(tmp_path / "store", "train") == samples[:5]
 
 
-def test_a_kill_between_the_last_steps_leaves_no_store(tmp_path, monkeypatch):
+def test_a_full_disk_at_the_last_step_leaves_the_old_store(tmp_path, monkeypatch):
     write(tmp_path / "store", [make_sample(1)])
 
     def die(*arguments):
@@ -176,7 +204,40 @@ def test_a_kill_between_the_last_steps_leaves_no_store(tmp_path, monkeypatch):
     monkeypatch.setattr("medvqa_cli.data.store.write_json", die)
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path / "store", [make_sample(2)])
-    assert read_facts(tmp_path / "store") is None
+    assert read_split(tmp_path / "store", "train") == [make_sample(1)]
+    monkeypatch.undo()
+    write(tmp_path / "store", [make_sample(3)])
+    assert read_split(tmp_path / "store", "train") == [make_sample(3)]
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["arrow", "store.json"]
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+def test_whoever_comes_between_two_steps_reads_a_whole_store(tmp_path, monkeypatch, step):
+    """Every removing or renaming below the store's folder is interrupted in turn."""
+    folder, taken = tmp_path / "store", []
+    write(folder, [make_sample(1)])
+
+    def interrupt(name, work):
+        def work_or_die(*arguments, **options):
+            taken.append(name)
+            if len(taken) == step:
+                raise KeyboardInterrupt
+            return work(*arguments, **options)
+        return work_or_die
+
+    monkeypatch.setattr("shutil.rmtree", interrupt("rmtree", shutil.rmtree))
+    monkeypatch.setattr("pathlib.Path.rename", interrupt("rename", Path.rename))
+    monkeypatch.setattr("pathlib.Path.replace", interrupt("replace", Path.replace))
+    with contextlib.suppress(KeyboardInterrupt):
+        write(folder, [make_sample(2), make_sample(3)])
+    monkeypatch.undo()
+    found = read_split(folder, "train")
+    assert found in ([make_sample(1)], [make_sample(2), make_sample(3)])
+    assert len(found) == read_facts(folder)["counts"]["train"]
+    with lock_store(folder):
+        assert read_split(folder, "train") == found
+        names = {path.name for path in folder.iterdir() if not path.name.endswith(".part")}
+        assert names == {"arrow", "store.json", ".lock"}
 
 
 def test_damage_is_named(tmp_path):
@@ -227,6 +288,28 @@ def test_the_fingerprint_goes_through_links_but_not_in_circles(tmp_path):
     before = fingerprint_files(root)
     (tmp_path / "elsewhere" / "xmlab1" / "mask.png").unlink()
     assert fingerprint_files(root) != before
+
+
+def test_the_fingerprint_keeps_its_value_over_versions(tmp_path):
+    """A store made by an earlier version is not made anew because files are put in another order or read otherwise."""
+    for name in ("a/b.txt", "a.txt", "a-b/c.json", "A/z.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    digest = hashlib.sha256()
+    for name, content in (("A/z.png", ""), ("a/b.txt", "a/b.txt"), ("a-b/c.json", "a-b/c.json"), ("a.txt", "a.txt")):
+        digest.update(f"{name}\n{len(name)}\n{content}".encode())
+    assert fingerprint_files(tmp_path) == digest.hexdigest()
+
+
+def test_the_fingerprint_of_one_file_is_that_of_its_content(tmp_path):
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"one")
+    (tmp_path / "other.txt").write_bytes(b"x")
+    before = fingerprint_files(path)
+    path.write_bytes(b"two")
+    assert fingerprint_files(path) != before
+    path.write_bytes(b"one")
+    assert fingerprint_files(path) == before
 
 
 def test_one_process_at_a_time(tmp_path):
