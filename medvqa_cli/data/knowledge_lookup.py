@@ -23,7 +23,7 @@ RELATIONS = {
         r"symptom": ("symptom",),
         r"\bcauses?\b": ("cause",),
         r"belong|part of": ("belong to",),
-        r"function|effect|\brole\b|\bused? (?:for|to)\b|\bcan\b|\bcould\b": ("function", "effect"),
+        r"function|effect|\brole\b|\bused? (?:for|to)\b|^(?:can|could)$|\bthat (?:can|could)\b": ("function", "effect"),
         r"infecti|contagi": ("infectivity", "route of transmission"),
         r"\bwhere\b|locat|position": ("location", "position"),
     },

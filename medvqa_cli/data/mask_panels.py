@@ -23,7 +23,7 @@ OUTLINE = (86, 180, 233)
 
 
 class PanelFolder:
-    """Draws the first few results of each modality into a folder, `limit` in all."""
+    """Draws the first few results of each modality into a folder, at most `limit` in all."""
 
     def __init__(self, folder: Path, limit: int, modalities: Collection[str]) -> None:
         self._folder = folder

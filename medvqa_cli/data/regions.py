@@ -152,7 +152,7 @@ def find_window(region: Any, pad_ratio: float) -> Window:
     import numpy as np
 
     (left, right), (top, bottom) = (np.flatnonzero(region.any(axis=axis))[[0, -1]].tolist() for axis in (0, 1))
-    across, down = pad_ratio * (right + 1 - left), pad_ratio * (bottom + 1 - top)
+    across, down = (round(pad_ratio * side, 6) for side in (right + 1 - left, bottom + 1 - top))  # 0.07 * 100 is > 7
     height, width = region.shape
     return (max(math.floor(left - across), 0), max(math.floor(top - down), 0),
             min(math.ceil(right + 1 + across), width), min(math.ceil(bottom + 1 + down), height))
