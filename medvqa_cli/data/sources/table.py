@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import hashlib
 import itertools
+import posixpath
 import re
 from collections import defaultdict
 from functools import cached_property
@@ -146,7 +147,7 @@ class TableReader:
         return VQASample(
             dataset="table", split=split, question_id=question_id, image_id=image_id or f"text {question_id}",
             question=question, answer=answer, answer_type=self._find_answer_type(row, answer, options),
-            images=tuple(str(self._images / image) for image in images), options=options,
+            images=tuple(f"{self._images}/{image}" for image in images), options=options,
             alternatives=self._read_list(row, "alternatives"), context=self._read_list(row, "context"),
             language=self._read_text(row, "language") or self._options.language,
             question_type=self._read_text(row, "question_type"), modality=self._read_text(row, "modality"),
@@ -207,8 +208,8 @@ class TableReader:
                 raise row.error(f"'{column}' holds a picture itself, not the path of one", EMBEDDED_HINT)
             if not isinstance(part, str) or not is_unicode(part):
                 raise row.wrong(column, "a path or several")
-            path = Row({column: part.strip()}, row.file, row.number).path(column, self._images)
-            yield path.relative_to(self._images).as_posix()
+            Row({column: part.strip()}, row.file, row.number).path(column, self._images)  # must not lead out of it
+            yield posixpath.normpath(part.strip())
 
     def _find_split(self, row: Row, table_split: str, group: str, num_images: int) -> str:
         named, fractions = self._read_text(row, "split"), self._options.split_fractions
