@@ -83,6 +83,8 @@ def test_every_field(root):
     ("(avm)", "(avm)", ("avm",)),
     ("a (b) c (d)#e (f)", "a (b) c (d)", ("e (f)", "a c", "a b c d", "e", "e f")),
     ("half (open", "half (open", ()),
+    ('"hourglass membranes."', '"hourglass membranes."', ()),
+    ('"unpaired', '"unpaired', ()),
     ("()", "()", ()),
     ("a#a", "a", ()),
     ("#", "#", ()),
