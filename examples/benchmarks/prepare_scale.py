@@ -6,6 +6,16 @@ Questions come from a JSON-lines file through the streaming reader; 20 questions
 images (PNG, 64 x 64, noise). Each size is a fresh process; its peak memory is that of the whole process, with Python,
 pyarrow and datasets (`resource.getrusage`), workers not counted. "fingerprint" is the hash of the original files,
 "read" is `read_split` of everything, "stream" is `iterate_split`.
+
+Last run (2 CPU cores shared with other work, Python 3.11, pyarrow 26.0.1, datasets 5.2.0):
+
+| rows | prepare, s | rows/s | peak, MB | fingerprint, s | stream, s | read, s | peak after read, MB |
+|---|---|---|---|---|---|---|---|
+| 10,000 | 1.42 | 7,042 | 161 | 0.01 | 0.04 | 0.04 | 162 |
+| 100,000 | 6.18 | 16,181 | 177 | 0.05 | 0.73 | 0.72 | 234 |
+| 1,000,000 | 55.08 | 18,155 | 274 | 0.62 | 12.28 | 6.37 | 932 |
+
+Importing datasets and pyarrow is about 1 s of each "prepare". Profiled, two thirds of the rest is the reader.
 """
 
 from __future__ import annotations

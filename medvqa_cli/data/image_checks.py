@@ -31,6 +31,7 @@ class ImageGate:
 
     Attributes:
         skipped: The samples that did not pass: split, question_id, image, reason of each.
+        images: The distinct images of those that did, masks not counted.
 
     Args:
         folder: The store's folder.
@@ -41,6 +42,7 @@ class ImageGate:
 
     def __init__(self, folder: Path, max_pixels: int, *, embed: bool = False, workers: int = 1) -> None:
         self.skipped: list[dict[str, str]] = []
+        self.images: set[str] = set()
         self._max_pixels, self._num_workers = max_pixels, workers or count_cores()
         self._folder = folder.resolve() / "images"
         self._copies = self._folder if embed else None
@@ -83,6 +85,8 @@ class ImageGate:
         if bad is not None:
             self.skipped.append({"split": sample.split, "question_id": sample.question_id, "image": bad,
                                  "reason": self._looks[bad][0]})
+        else:
+            self.images.update(sample.images)
         return bad is None
 
     def _embed(self, sample: VQASample) -> VQASample:

@@ -88,7 +88,7 @@ class ImageWorkers:
 
 def _start_process(task: str) -> subprocess.Popen[str]:
     paths = os.pathsep.join(path for path in sys.path if path)
-    command = [sys.executable, "-m", "medvqa_cli.data.image_workers", task]
+    command = [sys.executable, "-P", "-m", "medvqa_cli.data.image_workers", task]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,  # noqa: S603 - this very file
                             text=True, encoding="ascii", env={**os.environ, "PYTHONPATH": paths})
 

@@ -77,8 +77,8 @@ def write_store(folder: Path, samples: Iterable[VQASample], facts: Mapping[str, 
         progress: Counts questions.
 
     Returns:
-        `facts` with "folder" (where it was written), "counts" (questions per split) and "skipped" (a list of split,
-        question_id, image, reason).
+        `facts` with "folder" (where it was written), "counts" (questions per split), "images" (distinct ones, masks
+        not counted) and "skipped" (a list of split, question_id, image, reason).
 
     Raises:
         DataError: If a sample is faulty, a picture is missing or unreadable (unless skipped), or nothing is left.
@@ -96,7 +96,8 @@ def write_store(folder: Path, samples: Iterable[VQASample], facts: Mapping[str, 
         if not sum(counts.values()):
             raise DataError(f"The data set '{folder.name}' has no question{' left' if gate.skipped else ''}.",
                             "Check its files." if not gate.skipped else name_first(gate.skipped))
-        written = {**facts, "folder": str(folder.resolve()), "counts": counts, "skipped": gate.skipped}
+        written = {**facts, "folder": str(folder.resolve()), "counts": counts, "images": len(gate.images),
+                   "skipped": gate.skipped}
         shutil.rmtree(folder / NEXT_TABLES, ignore_errors=True)
         part.rename(folder / NEXT_TABLES)
         write_json(folder / NEXT_FACTS, written)
@@ -173,5 +174,5 @@ def lock_store(folder: Path) -> Iterator[None]:
         fcntl.flock(stream, fcntl.LOCK_EX)
         _put_in_place(folder)
         for part in [*folder.glob("*.part"), folder / NEXT_TABLES]:
-            shutil.rmtree(part, ignore_errors=True)
+            part.unlink() if part.is_file() else shutil.rmtree(part, ignore_errors=True)
         yield

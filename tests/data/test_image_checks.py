@@ -209,7 +209,7 @@ print("done", flush=True)
 """
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.2, 0.45, 0.7, 1.0, None])
+@pytest.mark.parametrize("delay", [0.2, 0.6, 1.0, None])
 def test_a_real_kill_leaves_the_old_store_or_the_new_one(tmp_path, repository, delay):
     draw_samples(tmp_path / "in", 600)
     folder = tmp_path / "store"

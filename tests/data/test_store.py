@@ -211,7 +211,7 @@ def test_a_full_disk_at_the_last_step_leaves_the_old_store(tmp_path, monkeypatch
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["arrow", "store.json"]
 
 
-@pytest.mark.parametrize("step", range(1, 12))
+@pytest.mark.parametrize("step", range(1, 10))
 def test_whoever_comes_between_two_steps_reads_a_whole_store(tmp_path, monkeypatch, step):
     """Every removing or renaming below the store's folder is interrupted in turn."""
     folder, taken = tmp_path / "store", []
@@ -231,13 +231,13 @@ def test_whoever_comes_between_two_steps_reads_a_whole_store(tmp_path, monkeypat
     with contextlib.suppress(KeyboardInterrupt):
         write(folder, [make_sample(2), make_sample(3)])
     monkeypatch.undo()
+    assert len(taken) >= min(step, 8)
     found = read_split(folder, "train")
     assert found in ([make_sample(1)], [make_sample(2), make_sample(3)])
     assert len(found) == read_facts(folder)["counts"]["train"]
     with lock_store(folder):
         assert read_split(folder, "train") == found
-        names = {path.name for path in folder.iterdir() if not path.name.endswith(".part")}
-        assert names == {"arrow", "store.json", ".lock"}
+        assert {path.name for path in folder.iterdir()} == {"arrow", "store.json", ".lock"}
 
 
 def test_damage_is_named(tmp_path):
