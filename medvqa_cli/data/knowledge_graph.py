@@ -120,10 +120,17 @@ class Graph:
             return re.compile("|".join(map(re.escape, names)))
         return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?:e?s)?(?!\w)", re.IGNORECASE)
 
-    def find_named(self, text: str) -> list[str]:
+    def find_named(self, text: str) -> tuple[str, ...]:
         """Return the heads that a text names, in its order: whole words, longest first, singular or plural."""
-        found = (self._by_key.get("".join(split_stems(match.group()))) for match in self._pattern.finditer(text))
-        return list(dict.fromkeys(head for head in found if head))
+        if text not in self._named:
+            found = (self._by_key.get("".join(split_stems(match.group()))) for match in self._pattern.finditer(text))
+            self._named[text] = tuple(dict.fromkeys(head for head in found if head))
+        return self._named[text]
+
+    @cached_property
+    def _named(self) -> dict[str, tuple[str, ...]]:
+        """Texts that were searched: many questions are asked of many pictures."""
+        return {}
 
     def find_location(self, head: str) -> set[str]:
         """Return the organs where a disease is found."""

@@ -58,13 +58,17 @@ def read_class_map(path: Path, max_pixels: int) -> Any:
     """Return a class map as an unsigned integer array [height, width].
 
     Raises:
-        DataError: If the file is missing, no picture, broken, too large, or not grey.
+        DataError: If the file is missing, no picture, broken, too large, a JPEG or DICOM, or not grey.
     """
     import numpy as np
     from PIL import Image
 
-    if check_image(path, max_pixels) == "DICOM":
+    kind = check_image(path, max_pixels)
+    if kind == "DICOM":
         raise DataError(f"The mask '{path}' is a DICOM file.", "Convert it to a grey PNG.")
+    if kind == "JPEG":
+        raise DataError(f"The mask '{path}' is a JPEG: its compression changes values, which are classes.",
+                        "Convert it to a grey PNG, with a threshold that removes the noise around each shape.")
     try:
         with Image.open(path) as image:
             values = _take_grey(image, path)

@@ -181,9 +181,11 @@ def test_bad_mask_files(tmp_path):
                                      "picture with annotations on it.")
     assert "Remove the file, or convert it" in failure.value.hint
     save_array(tmp_path / "float.tif", np.ones((2, 2), np.float32))
+    image.convert("L").save(tmp_path / "grey.jpg")
     (tmp_path / "cut.png").write_bytes((tmp_path / "annotated.png").read_bytes()[:60])
     (tmp_path / "text.png").write_text("no picture")
     for name, message in {"float.tif": "is of the kind 'F': its values are no classes", "cut.png": "broken",
+                          "grey.jpg": "is a JPEG: its compression changes values",
                           "text.png": "is not an image", "none.png": "is missing"}.items():
         with pytest.raises(DataError, match=message):
             read_class_map(tmp_path / name, 100)
