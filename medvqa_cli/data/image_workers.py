@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -90,12 +89,12 @@ def _start_process(task: str) -> subprocess.Popen[str]:
     paths = os.pathsep.join(path for path in sys.path if path)
     command = [sys.executable, "-P", "-m", "medvqa_cli.data.image_workers", task]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,  # noqa: S603 - this very file
-                            text=True, encoding="ascii", env={**os.environ, "PYTHONPATH": paths})
+                            text=True, encoding="ascii", env={**os.environ, "PYTHONPATH": paths},
+                            start_new_session=True)  # Ctrl-C is the caller's: it ends them
 
 
 def serve(task: str) -> None:
     """Answer lists of paths on standard input with their looks on standard output, one line each, until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the caller ends this process
     max_pixels, copies = json.loads(task)
     folder = Path(copies) if copies else None
     for line in sys.stdin:
