@@ -63,6 +63,8 @@ def read_graph(root: Path, language: str) -> Graph:
     if not folder.is_dir():
         raise DataError(f"The knowledge graph '{folder}' is missing.",
                         f"{RESTORE} Without it, --knowledge record takes the triples that stand with the questions.")
+    if (folder / FOLDER).is_dir():  # as an archive may unpack
+        folder = folder / FOLDER
     separator, files = FILES[language]
     facts = (fact for name, columns in files.items() for fact in _read_facts(folder / name, separator, columns))
     return Graph(tuple(dict.fromkeys(facts)), language)

@@ -249,6 +249,15 @@ def test_a_missing_graph(tmp_path):
     assert attach_knowledge([make_sample(0)], KnowledgeSettings(mode="record"), tmp_path).report["with_facts"] == 0
 
 
+def test_a_graph_may_lie_one_folder_deeper(root):
+    graph = read_graph(root, "en")
+    (root / "KG").rename(root / "inner")
+    (root / "KG").mkdir()
+    (root / "inner").rename(root / "KG" / "KG")
+    assert read_graph(root, "en").facts == graph.facts
+    assert len(graph.facts) == 22  # one of the 23 rows stands twice
+
+
 def test_the_real_graph(real_data):
     english = read_graph(real_data / "slake", "en")
     assert english.link("Right Lung", ()) == "Lung"
