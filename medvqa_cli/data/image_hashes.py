@@ -167,5 +167,5 @@ def _count_bits(numbers: Any) -> Any:
 
     if hasattr(np, "bitwise_count"):
         return np.bitwise_count(numbers)
-    bits = np.unpackbits(np.ascontiguousarray(numbers).view(np.uint8).reshape(*numbers.shape, numbers.itemsize), axis=-1)
-    return bits.sum(axis=-1, dtype=np.int64)
+    octets = np.ascontiguousarray(numbers).view(np.uint8).reshape(*numbers.shape, numbers.itemsize)
+    return np.unpackbits(octets, axis=-1).sum(axis=-1, dtype=np.int64)

@@ -103,7 +103,25 @@ class Gallery:
     filters: Mapping[str, tuple[str, Sequence[str]]]
 
 
-Block = Note | Facts | Table | Headlines | Plots | Gallery
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two pictures beside each other: what each is, its data URI (empty if it cannot be shown), and what they share."""
+
+    names: tuple[str, str]
+    pictures: tuple[str, str]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pictures to be compared, two by two."""
+
+    kind: ClassVar[str] = "pairs"
+    title: str
+    items: Sequence[Pair]
+
+
+Block = Note | Facts | Table | Headlines | Plots | Gallery | Pairs
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ WIDTH = 5.2
 class Figure:
     """One figure: its file name, what it shows in a sentence, and its three forms.
 
-    `inline` goes into a page (text as text, colours as CSS variables); `svg` and `png` are files of their own.
+    `inline` goes into a page (text as text, colours as CSS variables); `svg` and `png` are files of their own, empty
+    where a figure has none.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Figure:
 
 
 @contextmanager
-def _style() -> Iterator[Any]:
+def begin_figure() -> Iterator[Any]:
     """Yield matplotlib.pyplot's figure factory under our look, without touching anyone's global settings."""
     import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
@@ -55,7 +56,8 @@ def _style() -> Iterator[Any]:
         yield Canvas
 
 
-def _finish(canvas: Any, name: str, title: str, caption: str) -> Figure:
+def finish_figure(canvas: Any, name: str, title: str, caption: str, *, inline_only: bool = False) -> Figure:
+    """Return a drawn canvas as a figure in its three forms, or in the page's alone: that takes a third of the time."""
     import matplotlib as mpl
 
     def save(kind: str, text: str, **options: Any) -> bytes:
@@ -67,6 +69,8 @@ def _finish(canvas: Any, name: str, title: str, caption: str) -> Figure:
 
     undated = {"Date": None, "Title": title}
     inline = save("svg", "none", metadata=undated, transparent=True).decode()
+    if inline_only:
+        return Figure(name, title, caption, embed_svg(inline, name, f"{title}. {caption}"), "", b"")
     canvas.set_layout_engine("none")  # it is found; finding it anew for each form would cost a third of the time
     alone = save("svg", "path", metadata=undated, facecolor="white").decode()
     return Figure(name, title, caption, embed_svg(inline, name, f"{title}. {caption}"), alone,
@@ -90,7 +94,7 @@ def embed_svg(svg: str, name: str, description: str) -> str:
 def draw_reliability(bins: Sequence[Bin], note: str, title: str, caption: str) -> Figure:
     """Draw accuracy against confidence, one mark a bin, above the answers in each bin; `note` stands inside."""
     filled = [item for item in bins if item.count and item.confidence is not None and item.accuracy is not None]
-    with _style() as canvas_class:
+    with begin_figure() as canvas_class:
         canvas = canvas_class(figsize=(WIDTH, 4.7))
         top, bottom = canvas.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
         _draw_diagonal(top, "perfect calibration")
@@ -110,7 +114,7 @@ def draw_reliability(bins: Sequence[Bin], note: str, title: str, caption: str) -
         bottom.margins(y=0.28)
         bottom.set(xlabel="confidence", ylabel="answers")
         bottom.locator_params(axis="y", nbins=3, integer=True)
-        return _finish(canvas, "reliability", title, caption)
+        return finish_figure(canvas, "reliability", title, caption)
 
 
 def _draw_diagonal(axes: Any, label: str) -> None:
@@ -119,7 +123,7 @@ def _draw_diagonal(axes: Any, label: str) -> None:
 
 def draw_accuracy(slices: Sequence[Slice], name: str, title: str, caption: str) -> Figure:
     """Draw one bar a slice with its interval, and a mark at its baseline."""
-    with _style() as canvas_class:
+    with begin_figure() as canvas_class:
         canvas = canvas_class(figsize=(WIDTH, 1.25 + 0.36 * len(slices)))
         axes = canvas.subplots()
         places = list(range(len(slices)))[::-1]
@@ -132,13 +136,13 @@ def draw_accuracy(slices: Sequence[Slice], name: str, title: str, caption: str) 
         if known:
             axes.plot(*zip(*known, strict=True), linestyle="none", marker="D", markersize=5, color=COLOURS["orange"],
                       label="majority baseline")
-        axes.set_yticks(places, [f"{_shorten(item.name)} ({item.score.n:,})" for item in slices])
+        axes.set_yticks(places, [f"{shorten_label(item.name)} ({item.score.n:,})" for item in slices])
         axes.set(xlim=(0, 1), ylim=(-0.7, len(slices) - 0.3), xlabel="accuracy")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         if known:
             canvas.legend(loc="outside upper right")
-        return _finish(canvas, name, title, caption)
+        return finish_figure(canvas, name, title, caption)
 
 
 def _draw_interval(axes: Any, place: int, item: Slice) -> None:
@@ -149,14 +153,15 @@ def _draw_interval(axes: Any, place: int, item: Slice) -> None:
     axes.plot([low, high], [place, place], linestyle="none", marker="|", markersize=6, color=COLOURS["ink"])
 
 
-def _shorten(text: str, length: int = 24) -> str:
+def shorten_label(text: str, length: int = 24) -> str:
+    """Return a name that fits beside an axis, its end cut off if it is longer."""
     return text if len(text) <= length else text[:length - 1] + "…"
 
 
 def draw_loss(training: Sequence[tuple[float, float]], validation: Sequence[tuple[float, float]], title: str,
               caption: str) -> Figure:
     """Draw training and validation loss (nats a token) over optimiser steps."""
-    with _style() as canvas_class:
+    with begin_figure() as canvas_class:
         canvas = canvas_class(figsize=(WIDTH, 3.2))
         axes = canvas.subplots()
         if training:
@@ -166,12 +171,12 @@ def draw_loss(training: Sequence[tuple[float, float]], validation: Sequence[tupl
                       marker="o", markersize=4.5, label="validation")
         axes.set(xlabel="optimiser step", ylabel="loss (nats a token)", ylim=(0, None), xlim=(0, None))
         axes.legend(loc="upper right")
-        return _finish(canvas, "loss", title, caption)
+        return finish_figure(canvas, "loss", title, caption)
 
 
 def draw_probabilities(points: Sequence[tuple[float, float]], title: str, caption: str) -> Figure:
     """Draw the model's probability of "yes" against the true one, one mark a question."""
-    with _style() as canvas_class:
+    with begin_figure() as canvas_class:
         canvas = canvas_class(figsize=(WIDTH, 4.2))
         axes = canvas.subplots()
         _draw_diagonal(axes, "model = truth")
@@ -180,4 +185,4 @@ def draw_probabilities(points: Sequence[tuple[float, float]], title: str, captio
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="truth: probability of “yes”",
                  ylabel="model: probability of “yes”")
         axes.legend(loc="upper left")
-        return _finish(canvas, "probabilities", title, caption)
+        return finish_figure(canvas, "probabilities", title, caption)

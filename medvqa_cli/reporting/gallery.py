@@ -67,7 +67,7 @@ def build_gallery(shown: Sequence[Entry], everything: Sequence[Entry], thumbnail
     filters = {name: (label, values) for name, label in FILTERS.items()
                if len(values := sorted({str(question[name]) for question in questions} - {""})) > 1}
     return Gallery(_say_shown(shown, everything), questions,
-                   {key: _data_uri(thumbnails[path]) for path, key in keys.items()}, filters)
+                   {key: embed_picture(thumbnails[path]) for path, key in keys.items()}, filters)
 
 
 def _describe(entry: Entry, keys: Mapping[str, str]) -> dict[str, Any]:
@@ -93,7 +93,8 @@ def _say_shown(shown: Sequence[Entry], everything: Sequence[Entry]) -> str:
             "answers are over-represented on purpose, so do not read a rate off this list.")
 
 
-def _data_uri(picture: bytes) -> str:
+def embed_picture(picture: bytes) -> str:
+    """Return a picture file (PNG, WebP or JPEG) as a data URI."""
     return f"data:image/{_image_type(picture)};base64,{base64.b64encode(picture).decode()}"
 
 

@@ -27,6 +27,7 @@ class Page:
     subtitle: str
     written: str
     sections: Sequence[Section]
+    kind: str = "report"
 
 
 def render_page(page: Page) -> str:

@@ -82,7 +82,8 @@ def test_leakage_warns():
 
 
 def test_what_another_data_set_shares_warns():
-    ours = {"train": answer(["yes", "no"]), "test": [make_sample(3, "/copy.png"), make_sample(4, "/c.png", answer="no")]}
+    ours = {"train": answer(["yes", "no"]),
+            "test": [make_sample(3, "/copy.png"), make_sample(4, "/c.png", answer="no")]}
     other = compare_datasets(ours, {"all": [make_sample(9, "/a.png"), make_sample(8, "/b.png")]}, IMAGES, IMAGES, "rad")
     messages = [item["message"] for item in audit(ours, against=[other])["verdict"]["warnings"]
                 if item["code"] in ("shared_with_other", "near_other")]
@@ -119,7 +120,8 @@ def test_one_kind_of_question_alone_warns(closed, is_skewed):
 
 
 @pytest.mark.parametrize(("places", "expected"), [
-    ("abcab", None), ("abcaa", "Option 1 is right in 60.0% of the questions with options of 'train'."), ("aaaba", None)])
+    ("abcab", None), ("aaaba", None),
+    ("abcaa", "Option 1 is right in 60.0% of the questions with options of 'train'.")])
 def test_a_favoured_place_among_three_or_more_options_warns(places, expected):
     samples = [make_sample(number, "/a.png", answer=place, options=("a", "b", "c"))
                for number, place in enumerate(places)]
@@ -171,7 +173,8 @@ def test_an_analysis_covers_what_it_includes(analysed, wanted, expected):
 def test_warnings_travel_as_lines():
     document = audit({"train": answer(["yes"] * 4 + ["no"])}) | {"selection": EVERYTHING}
     lines = ["'yes' answers 80.0% of the closed questions of 'train'.",
-             "'yes' answers 80.0% of the 5 yes/no questions of 'train'.", "100.0% of the questions of 'train' are closed."]
+             "'yes' answers 80.0% of the 5 yes/no questions of 'train'.",
+             "100.0% of the questions of 'train' are closed."]
     assert summarize_warnings(document) == lines
     assert summarize_warnings(document, EVERYTHING) == lines
     assert summarize_warnings(document, EVERYTHING | {"language": "en"}) == [

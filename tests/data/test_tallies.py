@@ -72,7 +72,7 @@ def test_long_answers_stay_apart_and_are_kept_short():
 
 @pytest.mark.parametrize(("text", "words"), [
     ("", 0), ("  ", 0), ("Is it normal?", 3), ("a - b", 3), ("T2-weighted image", 2), ("é - b", 3),
-    ("肝", 1), ("这是什么?", 4), ("这是 MRI 图像吗？", 6), ("肺、心", 2), ("3 个", 2)])
+    ("肝", 1), ("这是什么?", 4), ("这是 MRI 图像吗\uff1f", 6), ("肺、心", 2), ("3 个", 2)])
 def test_words_are_counted_in_both_scripts(text, words):
     assert count_words(text) == words
 
