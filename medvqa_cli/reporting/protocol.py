@@ -80,7 +80,7 @@ def _list_inference(inference: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Pictures", _describe_pictures(inference)
     knowledge = inference.get("knowledge", {})
     if knowledge.get("mode", "off") != "off":
-        yield "Knowledge", (f"{knowledge['mode']}: at most {knowledge['max_triples']} facts a question, privileged "
+        yield "Knowledge", (f"{knowledge['mode']}: at most {knowledge.get('max_triples')} facts a question, privileged "
                             "information")
     model = inference.get("model", {})
     if model:
@@ -91,11 +91,12 @@ def _list_inference(inference: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _describe_prompt(prompt: Mapping[str, Any]) -> str:
-    styles = [f"{kind} questions {prompt[f'{kind}_style']}" for kind in ("open", "closed") if prompt[f"{kind}_style"]]
-    parts = [f"style {prompt['style']}", *styles, f"options {prompt['options']}"]
-    if prompt["exemplars"]:
-        parts.append(f"{len(prompt['exemplars'])} exemplars")
-    if prompt["template"]:
+    styles = {kind: prompt.get(f"{kind}_style") for kind in ("open", "closed")}
+    parts = [f"style {prompt.get('style')}", *(f"{kind} questions {style}" for kind, style in styles.items() if style),
+             f"options {prompt.get('options')}"]
+    if prompt.get("exemplars"):
+        parts.append(f"exemplars {len(prompt['exemplars'])}")
+    if prompt.get("template"):
         parts.append(f"template {prompt['template']!r}")
     return ", ".join(parts)
 
@@ -106,7 +107,7 @@ def _describe_pictures(inference: Mapping[str, Any]) -> str:
     mask = inference.get("mask", {})
     if mask.get("mode", "none") == "none":
         return "as they are"
-    return f"{mask['mode']} by segmentation masks (classes: {mask['classes']})"
+    return f"{mask['mode']} by segmentation masks (classes: {mask.get('classes')})"
 
 
 METRICS = {"ece": "Calibration error (ECE)", "mce": "Largest bin error (MCE)", "brier": "Brier score",
