@@ -97,14 +97,14 @@ class Drawn:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-def collect_group(group: MixtureGroup, found: Sequence[Sequence[VQASample]], *, seed: int) -> GroupSamples:
-    """Return the questions of a group that are used; each carries the name that the mixture knows its data set by.
+def collect_group(group: MixtureGroup, found: Sequence[tuple[str, Sequence[VQASample]]], *, seed: int) -> GroupSamples:
+    """Return the questions of a group that are used; each carries its data set's name, not that of a shared reader.
 
     A range beyond the questions there are takes those there are; the report tells both numbers.
 
     Args:
         group: The group.
-        found: The questions of each of its members, in their order, filters applied.
+        found: Of each of its members the data set's own name (an alias resolved) and its questions, filters applied.
         seed: Seed of the shuffle where the group has none of its own.
 
     Raises:
@@ -112,11 +112,10 @@ def collect_group(group: MixtureGroup, found: Sequence[Sequence[VQASample]], *, 
     """
     used: list[VQASample] = []
     members = []
-    for member, samples in zip(group.members, found, strict=True):
+    for member, (name, samples) in zip(group.members, found, strict=True):
         taken = _take(group, member, samples, seed if group.seed is None else group.seed)
-        used.extend(sample if sample.dataset == member.dataset else dataclasses.replace(sample, dataset=member.dataset)
-                    for sample in taken)
-        members.append({"dataset": member.dataset, "found": len(samples), "used": len(taken),
+        used.extend(sample if sample.dataset == name else dataclasses.replace(sample, dataset=name) for sample in taken)
+        members.append({"dataset": name, "found": len(samples), "used": len(taken),
                         "range": [member.start, member.end]})
     return GroupSamples(group.name, used, group.weight, group.mandatory, tuple(members))
 

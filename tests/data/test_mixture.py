@@ -114,9 +114,9 @@ def test_by_image_keeps_the_questions_of_an_image_together():
 @pytest.mark.parametrize(("start", "end", "expected"), [
     (0, 0, range(10)), (0, 3, range(3)), (3, 5, range(3, 5)), (7, 0, range(7, 10)), (8, 99, range(8, 10))])
 def test_a_range_takes_from_start_up_to_before_end(start, end, expected):
-    group = MixtureGroup(name="g", members=(Member("own", start, end),), shuffle=False)
-    used = collect_group(group, [make_samples("read", 10)], seed=0)
-    assert keys(used.samples) == [("own", str(n)) for n in expected], "questions carry the mixture's name"
+    group = MixtureGroup(name="g", members=(Member("alias", start, end),), shuffle=False)
+    used = collect_group(group, [("own", make_samples("read", 10))], seed=0)
+    assert keys(used.samples) == [("own", str(n)) for n in expected], "questions carry the name of their data set"
     assert used.members == ({"dataset": "own", "found": 10, "used": len(expected), "range": [start, end]},)
 
 
@@ -125,7 +125,7 @@ def test_a_range_is_taken_after_the_shuffle():
 
     def take(start, end, seed, own_seed=None):
         group = MixtureGroup(name="g", members=(Member("a", start, end),), seed=own_seed)
-        return keys(collect_group(group, [samples], seed=seed).samples)
+        return keys(collect_group(group, [("a", samples)], seed=seed).samples)
 
     first = take(0, 50, 1)
     assert first != take(0, 50, 2)
@@ -138,7 +138,7 @@ def test_a_range_is_taken_after_the_shuffle():
 
 def test_members_add_up_and_keep_their_names():
     group = MixtureGroup(name="g", members=(Member("a", 0, 2), Member("b", 0, 2)), weight=3, mandatory=True)
-    used = collect_group(group, [make_samples("conversations", 5), make_samples("conversations", 5)], seed=0)
+    used = collect_group(group, [(name, make_samples("conversations", 5)) for name in ("a", "b")], seed=0)
     assert [sample.dataset for sample in used.samples] == ["a", "a", "b", "b"]
     assert (used.name, used.weight, used.mandatory) == ("g", 3, True)
     row = draw_mixture([used], 4, 0, block=2).report["groups"][0]
@@ -147,9 +147,9 @@ def test_members_add_up_and_keep_their_names():
 
 def test_what_cannot_be_drawn_is_one_error():
     with pytest.raises(DataError, match=r"Group 'g' .* questions 10 to the end of 'a', which has 10"):
-        collect_group(MixtureGroup(name="g", members=(Member("a", 10, 0),)), [make_samples("a", 10)], seed=0)
+        collect_group(MixtureGroup(name="g", members=(Member("a", 10, 0),)), [("a", make_samples("a", 10))], seed=0)
     with pytest.raises(DataError, match=r"uses questions 0 to 5 of 'a', which has 0"):
-        collect_group(MixtureGroup(name="g", members=(Member("a", 0, 5),)), [[]], seed=0)
+        collect_group(MixtureGroup(name="g", members=(Member("a", 0, 5),)), [("a", [])], seed=0)
     with pytest.raises(DataError, match="Group 'a' of the mixture has no questions"):
         draw_mixture([GroupSamples("a", [])], 5, 0)
     with pytest.raises(SettingsError, match="No group of the mixture has a weight above 0"):

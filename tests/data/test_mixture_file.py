@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from medvqa_cli.data.mixture import Member, MixtureGroup
+from medvqa_cli.data.mixture import Member, MixtureGroup, collect_group
 from medvqa_cli.data.mixture_file import read_mixture
 from medvqa_cli.errors import SettingsError
+from medvqa_cli.plugins import datasets
 from medvqa_cli.settings.data import DatasetDeclaration
+from medvqa_cli.settings.options import read_options
+from tests.data.builders import draw_image
 
 KNOWN = ("slake", "vqa_rad", "path_vqa", "conversations")
 OWN = """
@@ -264,3 +267,24 @@ def test_an_info_file_is_read_as_carefully(tmp_path):
     error = fail(tmp_path, text)
     assert f"{tmp_path / 'info.yaml'}: 'T.a.data_dir' is 3" in error.message
     assert "has both dataset_info and DATASET_INFO" in fail(tmp_path, text + "\nDATASET_INFO: {}").message
+
+
+def test_a_data_set_declared_in_the_file_alone_is_read(tmp_path):
+    folder = tmp_path / "radiology"
+    rows = [{"main_task_type": "image_understanding", "input_img": [{"path": "a.png", "height": 10, "width": 20}],
+             "message": [{"from": "human", "value": "<image>\n\nIs it normal?"}, {"from": "gpt", "value": "Yes"}]},
+            {"main_task_type": "text_only", "message": [{"from": "human", "value": "What is CT?"},
+                                                        {"from": "gpt", "value": "Computed tomography"}]}]
+    draw_image(folder / "images/a.png")
+    (folder / "validation_rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    info = {"vlm_sft": {"mine": {"data_dir": "radiology/images", "jsonl_path": "radiology/validation_rows.jsonl"}}}
+    mixture = read(tmp_path, f"vlm_sft: {{dataset_names: [mine]}}\ndataset_info: {json.dumps(info)}")
+    declared = mixture.datasets["mine"]
+    reader = datasets.get(declared.reader)
+    options = read_options(reader.Options, declared.options, "options")
+    found = list(reader.read(reader.find_root(declared.root), options))
+    assert [sample.split for sample in found] == ["train", "train"], "all rows are used, whatever the file's name"
+    (group,) = mixture.groups
+    first, second = collect_group(group, [("mine", found)], seed=0).samples
+    assert (first.dataset, first.question, first.images) == ("mine", "Is it normal?", (str(folder / "images/a.png"),))
+    assert (second.dataset, second.question, second.images) == ("mine", "What is CT?", ())
