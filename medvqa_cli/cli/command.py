@@ -133,6 +133,10 @@ class Call:
         """The checked settings."""
         return self.resolved.settings
 
+    def assign(self, key: str, value: Any, origin: str) -> None:
+        """Give a setting a value, as if it had been typed; call it before `settings` is first read."""
+        self.flags.append(Assignment(tuple(key.split(".")), value, origin))
+
     def continue_run(self, settings: Mapping[str, Any]) -> None:
         """Put a run's settings below what was typed; call it before `settings` is first read."""
         self._run_settings = settings

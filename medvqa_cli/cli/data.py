@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.cli.command import command
+from medvqa_cli.cli.completion import complete_choice, complete_dataset
 from medvqa_cli.cli.groups import make_group
-from medvqa_cli.cli.options import DRY_RUN, NAME, SEED, SELECTION, SPLIT, Option
-from medvqa_cli.cli.tables import print_analysis
+from medvqa_cli.cli.options import DRY_RUN, NAME, OPEN, PRESENTATION, SEED, SELECTION, SPLIT, WORKERS, Option
+from medvqa_cli.cli.tables import print_analysis, print_mixture
 from medvqa_cli.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -19,8 +20,24 @@ if TYPE_CHECKING:
     from medvqa_cli.records import VQASample
 
 app = make_group("Data sets.")
+FORMATS = "llava|unimedvl|parquet|jsonl"
+FORMAT = Option("--format", f"Form of the files: {FORMATS.replace('|', ', ')} (llava).", metavar="NAME",
+                complete=complete_choice(FORMATS.split("|")))
+DIRECTORY = Option("--output", "Folder to write to.", metavar="DIR")
+IMAGE_ROOT = Option("--image-root", "Folder that image paths are relative to.", metavar="DIR")
+COPY = Option("--copy-images", "Copy the images below the folder.", kind="switch")
+OVERWRITE = Option("--overwrite", "Replace what is there.", kind="switch")
+MIXTURE = Option("FILE", "Mixture (YAML).", "data.mixture", "FILE", kind="required")
 FORCE = Option("--force", "Prepare anew what is prepared.", kind="switch")
 REQUIRED_NAME = dataclasses.replace(NAME, kind="required")
+DOWNLOAD = Option("--download", "Fetch the hub copy, where the licence allows it; same as --source hf.", kind="switch")
+REVISION = Option("--revision", "Revision of the hub copy.", "data.revision", "NAME", panel="Data")
+EMBED = Option("--embed-images", "Copy every image into the prepared folder, which can then be moved.",
+               "data.embed_images", kind="switch", panel="Data")
+AGAINST = Option("--against", "Also look for what is shared with this data set; repeatable.", metavar="NAME",
+                 kind="many", complete=complete_dataset)
+PROMPT = Option("--prompt", "Show the conversation that the model would see, and the answer it would learn.",
+                kind="switch")
 COUNT = Option("--count", "How many questions (3).", metavar="N")
 OUTPUT = Option("--output", "Draw to this picture file; with several samples a number is added.", metavar="FILE")
 
@@ -40,38 +57,48 @@ def list_datasets(call: Call) -> None:
         call.terminal.print_table(["name", "origin", "about"], [list(row.values()) for row in rows])
 
 
-@command(app, "prepare", REQUIRED_NAME, FORCE, *SELECTION, SEED, DRY_RUN)
+@command(app, "prepare", REQUIRED_NAME, FORCE, DOWNLOAD, *SELECTION, REVISION, EMBED, WORKERS, SEED, DRY_RUN)
 def prepare_data(call: Call) -> None:
     """Read the original files once, check them, and keep them ready; nothing is done if they have not changed."""
     from medvqa_cli.workflows.data import prepare_data as prepare
 
+    if call.is_on("download"):
+        call.assign("data.source", "hf", "--download")
     if call.is_on("dry_run"):
         from medvqa_cli.cli.plans import show_plan
 
         show_plan(call)
         return
     prepared = prepare(call.settings, force=call.is_on("force"), progress=call.progress)
-    document = {"name": prepared.name, "path": str(prepared.path), "fingerprint": prepared.fingerprint,
-                "counts": prepared.counts, "skipped": prepared.skipped, "fresh": prepared.fresh}
+    document = {"name": prepared.name, "path": str(prepared.path), "root": str(prepared.root),
+                "fingerprint": prepared.fingerprint, "counts": prepared.counts, "images": prepared.images,
+                "skipped": prepared.skipped, "fresh": prepared.fresh}
     if not call.answer_json(document):
         call.terminal.print_tree(document | {"skipped": len(prepared.skipped)})
 
 
-@command(app, "analyze", NAME, *SELECTION, SEED)
+@command(app, "analyze", NAME, AGAINST, *SELECTION, WORKERS, SEED, OPEN)
 def analyze_data(call: Call) -> None:
-    """Count questions, answers and images; look for duplicates and leakage between splits."""
-    from medvqa_cli.workflows.data import analyze_data as analyze
+    """Count questions, answers and images; look for duplicates and leakage between splits and across data sets."""
+    from medvqa_cli.workflows.analysis import analyze_data as analyze
+    from medvqa_cli.workflows.analysis import find_page
 
-    document = analyze(call.settings, progress=call.progress)
+    document = analyze(call.settings, against=call.texts("against"), progress=call.progress)
+    page = find_page(call.settings)
     if not call.answer_json(document):
         print_analysis(call.terminal, document)
+        call.progress.say(f"Page of plots: {page}")
+    if call.is_on("open"):
+        from medvqa_cli.cli.report import open_page
+
+        open_page(page)
 
 
-@command(app, "show", NAME, COUNT, SPLIT, OUTPUT, *SELECTION, SEED)
+@command(app, "show", NAME, COUNT, SPLIT, OUTPUT, PROMPT, *SELECTION, *PRESENTATION, SEED)
 def show_samples(call: Call) -> None:
     """Show a few questions with their pictures, in the terminal or drawn to a file."""
     from medvqa_cli.records import to_json
-    from medvqa_cli.workflows.data import show_samples as choose
+    from medvqa_cli.workflows.viewing import show_samples as choose
 
     settings = call.settings
     samples = choose(settings, call.text("split") or settings.data.train_split, call.count("count", 3), settings.seed)
@@ -82,6 +109,37 @@ def show_samples(call: Call) -> None:
         _print_sample(call, sample)
     for path in drawn:
         call.progress.say(f"Drew {path}")
+
+
+@command(app, "export", REQUIRED_NAME, DIRECTORY, FORMAT, IMAGE_ROOT, COPY, OVERWRITE, *SELECTION, SEED)
+def export_data(call: Call) -> None:
+    """Write the questions as LLaVA or UniMedVL conversations, Parquet or JSON lines."""
+    from medvqa_cli.workflows.export import export_data as export
+
+    form = call.text("format") or "llava"
+    directory = Path(call.text("output") or f"{call.settings.data.dataset}_{form}")
+    root = call.text("image_root")
+    document = export(call.settings, directory, form, image_root=Path(root) if root else None,
+                      copy_images=call.is_on("copy_images"), overwrite=call.is_on("overwrite"), progress=call.progress)
+    if not call.answer_json(document):
+        call.terminal.print_tree(document)
+
+
+@command(app, "mix", MIXTURE, COUNT, *SELECTION, SEED)
+def show_mixture(call: Call) -> None:
+    """Check a mixture file: shares wanted and drawn, sizes, and a few questions of one draw."""
+    from medvqa_cli.records import to_json
+    from medvqa_cli.workflows.mixtures import load_mixture
+
+    mixed = load_mixture(call.settings, call.progress)
+    shown = mixed.samples[: call.count("count", 3)]
+    if call.answer_json({"mixture": mixed.report, "samples": [to_json(sample) for sample in shown]}):
+        return
+    print_mixture(call.terminal, mixed.report)
+    for sample in shown:
+        call.terminal.print(f"{sample.dataset} {sample.question_id}")
+        call.terminal.print(f"  Q: {sample.question}")
+        call.terminal.print(f"  A: {sample.answer}")
 
 
 def _show_card(call: Call, name: str) -> None:
@@ -112,7 +170,7 @@ def _draw(call: Call, samples: Sequence[VQASample]) -> list[Path]:
     """Draw each sample to the file asked for, numbered if there are several."""
     if not (typed := call.text("output")):
         return []
-    from medvqa_cli.workflows.data import draw_sample
+    from medvqa_cli.workflows.viewing import draw_sample
 
     path = Path(typed)
     if path.suffix.lower() not in {".png", ".jpg", ".jpeg"}:
@@ -131,6 +189,11 @@ def _print_sample(call: Call, sample: VQASample) -> None:
         print_picture(terminal.console(stderr=False), Path(sample.images[0]), call.settings.data.max_pixels)
     facts = (sample.answer_type, sample.question_type, sample.modality, sample.organ)
     terminal.print(f"{sample.question_id} ({', '.join(filter(None, facts))})")
+    if call.is_on("prompt"):
+        from medvqa_cli.workflows.viewing import render_prompt
+
+        terminal.print(render_prompt(sample, call.settings))
+        return
     terminal.print(f"  Q: {sample.question}")
     terminal.print(f"  A: {sample.answer}")
     terminal.print(f"  {', '.join(sample.images)}")

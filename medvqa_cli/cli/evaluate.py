@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from medvqa_cli.cli.command import command
 from medvqa_cli.cli.groups import make_group
-from medvqa_cli.cli.options import CALIBRATION, DATA, DRY_RUN, MODEL, RUN, SEED, SPLIT, TAG, Option
+from medvqa_cli.cli.options import CALIBRATION, DATA, DRY_RUN, MODEL, PRESENTATION, RUN, SEED, SPLIT, TAG, Option
 from medvqa_cli.cli.tables import print_answers, print_calibration
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def evaluate_answers(call: Call) -> None:
         call.progress.say(f"Next: medvqa report {run.name}")
 
 
-@command(app, "calibration", RUN, SPLIT, OVERWRITE, *CALIBRATION, BLANK, *DATA, *MODEL, SEED, DRY_RUN)
+@command(app, "calibration", RUN, SPLIT, OVERWRITE, *CALIBRATION, BLANK, *DATA, *PRESENTATION, *MODEL, SEED, DRY_RUN)
 def evaluate_calibration(call: Call) -> None:
     """Draw many answers to each yes/no question and measure accuracy, confidence, ECE, MCE and overconfidence."""
     from medvqa_cli.cli.run_choice import continue_from

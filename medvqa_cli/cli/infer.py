@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from medvqa_cli.cli.command import command
-from medvqa_cli.cli.options import DATA, DRY_RUN, INFERENCE, MODEL, RUN, SEED, SPLIT, TAG, Option
+from medvqa_cli.cli.options import DATA, DRY_RUN, INFERENCE, MODEL, PRESENTATION, RUN, SEED, SPLIT, TAG, Option
 from medvqa_cli.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ QUESTION = Option("--question", "What to ask about it; repeatable.", metavar="TE
 OVERWRITE = Option("--overwrite", "Answer anew what is there.", kind="switch")
 
 
-@command(app, "infer", RUN, SPLIT, TAG, IMAGE, QUESTION, OVERWRITE, *DATA, *MODEL, *INFERENCE, SEED, DRY_RUN)
+@command(app, "infer", RUN, SPLIT, TAG, IMAGE, QUESTION, OVERWRITE, *DATA, *PRESENTATION, *MODEL, *INFERENCE, SEED,
+         DRY_RUN)
 def infer(call: Call) -> None:
     """Answer a split, or questions about one image, with a run's model or a named one."""
     from medvqa_cli.cli.run_choice import continue_from

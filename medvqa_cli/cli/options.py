@@ -86,7 +86,10 @@ SEED = Option("--seed", "Seed of everything random.", "seed", "N")
 LIMIT = Option("--limit", "Use only the first N questions of each split.", "data.limit", "N")
 SELECTION = _panel(
     "Data",
-    Option("--root", "Folder of the data set's original files.", "data.root", "DIR"),
+    Option("--root", "Folder or archive of the data set's original files.", "data.root", "PATH"),
+    _choice("--source", "data.source", "auto|local|hf", "Local files, or the hub copy."),
+    Option("--columns", "Columns of your own table, such as question=Q,answer=A,image=file.", "data.options.columns",
+           "FIELD=COLUMN,..."),
     Option("--language", "Keep questions in this language, or all.", "data.language", "CODE"),
     _choice("--question-type", "data.question_type", "all|closed|open", "Keep all, closed or open questions."),
     Option("--subsample", "Train on N questions drawn with the seed.", "data.subsample", "N"),
@@ -94,6 +97,24 @@ SELECTION = _panel(
     _choice("--missing-images", "data.missing_images", "error|skip", "Stop at a missing image, or leave it out."),
 )
 DATA = (*_panel("Data", DATASET), *SELECTION)
+WORKERS = Option("--workers", "Processes that look at images; 0 takes one a core.", "data.workers", "N", panel="Data")
+PRESENTATION = _panel(
+    "Prompt and image",
+    _choice("--prompt-style", "prompt.style", "plain|short|minimal|chain_of_thought|think", "How a question is put."),
+    _choice("--show-options", "prompt.options", "auto|always|never", "Show a question's options."),
+    Option("--exemplar", "Worked example shown first; repeatable.", "prompt.exemplars", "'Q => A'", "many"),
+    Option("--instruction", "Text added after every question.", "prompt.instruction", "TEXT"),
+    _choice("--mask-mode", "mask.mode", "none|crop|masked", "Show only the segmented part of an image."),
+    _choice("--mask-classes", "mask.classes", "all|disease|question", "Which classes of a mask count."),
+    _choice("--knowledge", "knowledge.mode", "off|record|graph", "Put facts of a knowledge graph before the question."),
+    Option("--max-triples", "Most facts for a question.", "knowledge.max_triples", "N"),
+)
+CHECKS = _panel(
+    "Data",
+    Option("--mixture", "Train on several data sets, mixed as this YAML file says.", "data.mixture", "FILE"),
+    _choice("--analyze", "data.analyze", "auto|never", "Analyse data that have no analysis yet, where it is cheap."),
+    Option("--skip-data-check", "Train on data without a passing analysis.", "data.skip_check", kind="switch"),
+)
 MODEL = _panel(
     "Model",
     Option("--model", "Alias, family, hub id, path, or a run.", "model.name", "NAME", complete=complete_model),

@@ -38,8 +38,7 @@ def find_data(settings: Settings) -> DataPlan:
 
     source = find_source(settings)
     facts = _read_facts(source.folder / "store.json")
-    root = "generated" if source.is_generated else str(source.find_root(facts))
-    return DataPlan(source.name, root, source.find_change(facts) or READY)
+    return DataPlan(source.name, source.describe_files(facts), source.find_change(facts) or READY)
 
 
 def _read_facts(path: Path) -> dict[str, Any] | None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.reporting.tables import (
+    ANSWER_COLUMNS,
+    CALIBRATION_COLUMNS,
+    describe_protocol,
+    summarize_answers,
+    summarize_calibration,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from medvqa_cli.cli.terminal import Terminal
 
-MEASURES = {"accuracy": "accuracy", "exact_match": "exact match", "token_f1": "token F1"}
 FACETS = {"answer_types": "answer type", "question_types": "question type", "modalities": "modality", "organs": "organ",
           "languages": "language"}
 BASELINES = {"majority": "majority", "majority_per_question_type": "majority per question type",
              "same_question_text": "same question text"}
-CONFIDENCE = ("accuracy", "mean_confidence", "ece", "mce", "overconfidence", "underconfidence", "brier", "bias_floor",
-              "valid_response_rate")
 
 
 def print_analysis(terminal: Terminal, document: Mapping[str, Any]) -> None:
@@ -29,9 +34,11 @@ def print_analysis(terminal: Terminal, document: Mapping[str, Any]) -> None:
     terminal.print()
     _print_baselines(terminal, {f"{split}, {kind}": part for split, kinds in document["baselines"].items()
                                 for kind, part in kinds.items()})
-    for pair in document["leakage"]:
+    others = [pair for other in document.get("against", ()) for pair in other["pairs"]]
+    for pair in (*document["leakage"], *others):
         terminal.print(f"{' / '.join(pair['splits'])}: {pair['shared_images']} of {pair['images']} images and "
-                       f"{pair['shared_questions']} of {pair['questions']} questions in both")
+                       f"{pair['shared_questions']} of {pair['questions']} questions in both; "
+                       f"{pair['near_images']} images nearly alike")
     _print_verdict(terminal, document["verdict"])
 
 
@@ -60,55 +67,36 @@ def _print_verdict(terminal: Terminal, verdict: Mapping[str, Any]) -> None:
 
 
 def print_answers(terminal: Terminal, run: str, summary: Mapping[str, Any]) -> None:
-    """Print what `evaluate_answers` found: every group with its intervals, then the baselines."""
-    protocol = summary["protocol"]
-    terminal.print_table(["group", "questions", "images", *MEASURES.values()], list(_score_groups(summary)),
-                         f"{run}: {protocol['dataset']}, split {protocol['split']}")
+    """Print what `evaluate_answers` found: every group with its intervals, the baselines, and how it was measured."""
+    terminal.print_table(list(ANSWER_COLUMNS), [list(row) for row in summarize_answers(summary)],
+                         _title(run, summary["protocol"]))
     terminal.print()
-    baselines = summary.get("baselines") or {}
-    _print_baselines(terminal, {kind: baselines[kind] for kind in ("closed", "open") if baselines.get(kind)})
-    level = protocol["intervals"]["level"]
-    terminal.print(f"In brackets: {level:.0%} intervals, {protocol['intervals']['method']}.")
-
-
-def _score_groups(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
-    for name in ("overall", "closed", "open"):
-        if summary.get(name):
-            yield _score_row(name, summary[name])
-    for facet, groups in summary["groups"].items():
-        if facet != "answer_type" and len(groups) > 1:
-            yield from (_score_row(f"{facet.replace('_', ' ')} {value}", part) for value, part in groups.items())
-
-
-def _score_row(name: str, part: Mapping[str, Any]) -> list[Any]:
-    return [name, part["n"], part["images"], *(_with_interval(part.get(key)) for key in MEASURES)]
+    terminal.print(describe_protocol(summary))
 
 
 def print_calibration(terminal: Terminal, run: str, summary: Mapping[str, Any]) -> None:
-    """Print what `evaluate_calibration` found: measures with intervals, then the bins that hold questions."""
-    intervals = summary["intervals"]
-    rows = [[name.replace("_", " "), f"{summary[name]:.3f}", _show_range(intervals.get(name))]
-            for name in CONFIDENCE if summary.get(name) is not None]
-    protocol = summary["protocol"]
-    asked = f"{summary['num_questions']} questions, {summary['num_samples']} answers each"
-    terminal.print_table(["measure", "value", "interval"], rows,
-                         f"{run}: {protocol['dataset']}, split {protocol['split']}, {asked}")
+    """Print what `evaluate_calibration` found: measures with intervals, the bins that hold questions, the protocol."""
+    terminal.print_table(list(CALIBRATION_COLUMNS), [list(row) for row in summarize_calibration(summary)],
+                         _title(run, summary["protocol"]))
     terminal.print()
     bins = [part for part in summary["bin_data"] if part["bin_size"]]
     terminal.print_table(["confidence", "questions", "mean confidence", "accuracy"],
                          [[f"({part['bin_lower']:.2f}, {part['bin_upper']:.2f}]", part["bin_size"],
                            f"{part['confidence']:.3f}", f"{part['accuracy']:.3f}"] for part in bins])
+    terminal.print()
+    terminal.print(describe_protocol(summary))
 
 
-def _show_range(interval: Mapping[str, Any] | None) -> str | None:
-    return f"{interval['low']:.3f} to {interval['high']:.3f}" if interval and interval["low"] is not None else None
+def print_mixture(terminal: Terminal, report: Mapping[str, Any]) -> None:
+    """Print what `load_mixture` drew: each group's share as wanted and as drawn."""
+    terminal.print_table(["group", "data sets", "questions", "drawn", "share wanted", "share drawn", "repeats"],
+                         [[group["name"], ", ".join(group["datasets"]), group["available"], group["drawn"],
+                           _percent(group["wanted"]), _percent(group["share"]), group["repeats"]]
+                          for group in report["groups"]])
 
 
-def _with_interval(measure: Mapping[str, Any] | None) -> str | None:
-    if not measure or measure["value"] is None:
-        return None
-    bounds = f" ({measure['low']:.1%}, {measure['high']:.1%})" if measure.get("low") is not None else ""
-    return f"{measure['value']:.1%}{bounds}"
+def _title(run: str, protocol: Mapping[str, Any]) -> str:
+    return f"{run}: {protocol['dataset']}, split {protocol['split']}"
 
 
 def _percent(share: float | None) -> str | None:

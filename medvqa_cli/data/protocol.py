@@ -63,6 +63,8 @@ class Dataset(Protocol):
     """Reads one data set's original files.
 
     A plugin file imports only this module, records, errors, data/reading.py and the standard library at module level.
+    It may have a method `describe_closed(root, options) -> str` that says what makes a question closed where that
+    depends on files or options; else the card's `closed_definition` is stated beside results.
     """
 
     card: DatasetCard

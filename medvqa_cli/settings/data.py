@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from medvqa_cli.settings.section import Fraction, Section
 
@@ -97,6 +97,17 @@ class Exemplar(Section):
     """Its answer."""
     image: Path | None = None
     """Its image; not given: the example is text alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text(cls, value: Any) -> Any:
+        """Read "QUESTION => ANSWER" or "QUESTION => ANSWER => IMAGE", as typed on the command line."""
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip() for part in value.split("=>")]
+        if len(parts) not in (2, 3) or not all(parts):
+            raise ValueError("it should be 'QUESTION => ANSWER' or 'QUESTION => ANSWER => IMAGE'")
+        return dict(zip(("question", "answer", "image"), parts, strict=False))
 
 
 PromptStyle = Literal["plain", "short", "minimal", "chain_of_thought", "think"]

@@ -22,19 +22,22 @@ if TYPE_CHECKING:
     from medvqa_cli.settings.schema import TrainSettings
 
 Group = tuple["VQASample", ...]
+"""Samples that share their images."""
+Block = tuple[Group, ...]
+"""Groups that go through the model together, whatever else does."""
 
 
-class SampleGroups(Dataset[Group]):
-    """Groups of samples; each group shares its images."""
+class SampleBlocks(Dataset[Block]):
+    """Blocks of groups of samples."""
 
-    def __init__(self, groups: Sequence[Group]) -> None:
-        self.groups = list(groups)
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.blocks = list(blocks)
 
     def __len__(self) -> int:
-        return len(self.groups)
+        return len(self.blocks)
 
-    def __getitem__(self, index: int) -> Group:
-        return self.groups[index]
+    def __getitem__(self, index: int) -> Block:
+        return self.blocks[index]
 
 
 def group_by_image(samples: Sequence[VQASample], max_questions: int) -> list[Group]:
@@ -48,14 +51,15 @@ def group_by_image(samples: Sequence[VQASample], max_questions: int) -> list[Gro
 
 @dataclass(frozen=True, slots=True)
 class Collator:
-    """Turns groups into a batch, in the data-loader workers. `max_tokens` bounds a packed row."""
+    """Turns blocks, each a few groups, into a batch, in the data-loader workers. `max_tokens` bounds a packed row."""
 
     encoder: SampleEncoder
     packed: bool
     max_tokens: int
 
-    def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
+    def __call__(self, blocks: Sequence[Block]) -> dict[str, Any]:
         """Return the tensors of one forward pass."""
+        groups = [group for block in blocks for group in block]
         return build_batch(self.encoder, groups, packed=self.packed, max_tokens=self.max_tokens)
 
 
@@ -108,9 +112,20 @@ class SFTTrainer(Trainer):
                           collate_fn=self.data_collator)
 
 
+def arrange_blocks(samples: Sequence[VQASample], max_questions: int, block: int | None) -> list[Block]:
+    """Return samples as blocks: each group by itself, or `block` samples that follow one another together."""
+    if block is None:
+        return [(group,) for group in group_by_image(samples, max_questions)]
+    return [tuple(group_by_image(samples[start: start + block], max_questions))
+            for start in range(0, len(samples), block)]
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What one training run feeds on and writes to."""
+    """What one training run feeds on and writes to.
+
+    With `block`, so many training samples that follow one another make up a batch, whatever `batch_size` says.
+    """
 
     model: Any
     encoder: SampleEncoder
@@ -120,43 +135,45 @@ class TrainingPlan:
     settings: TrainSettings
     seed: int
     directory: Path
+    block: int | None = None
 
 
 def build_trainer(plan: TrainingPlan, events: JsonlWriter, progress: Progress) -> tuple[SFTTrainer, GracefulStop]:
     """Return a trainer ready to train, and the callback that knows whether it was stopped."""
     max_questions = plan.settings.pack_questions if plan.packed else 1
     stop = GracefulStop(progress)
-    train_groups = group_by_image(plan.train_samples, max_questions)
+    blocks = arrange_blocks(plan.train_samples, max_questions, plan.block)
     trainer = SFTTrainer(
         model=plan.model,
-        args=_training_arguments(plan, len(train_groups)),
+        args=_training_arguments(plan, len(blocks)),
         data_collator=Collator(plan.encoder, plan.packed, plan.settings.pack_tokens),
-        train_dataset=SampleGroups(train_groups),
-        eval_dataset=SampleGroups(group_by_image(plan.validation_samples, max_questions)),
+        train_dataset=SampleBlocks(blocks),
+        eval_dataset=SampleBlocks(arrange_blocks(plan.validation_samples, max_questions, None)),
         callbacks=[EventLog(events), ProgressDisplay(progress), stop],
     )
     _remove_default_printers(trainer)
     return trainer, stop
 
 
-def count_steps(settings: TrainSettings, num_groups: int) -> int:
-    """Return the optimiser steps of a whole training on `num_groups` rows."""
+def count_steps(settings: TrainSettings, num_blocks: int, batch_size: int | None = None) -> int:
+    """Return the optimiser steps of a whole training on `num_blocks` blocks, `batch_size` a forward pass."""
     if settings.max_steps:
         return settings.max_steps
-    batches = -(-num_groups // settings.batch_size)
+    batches = -(-num_blocks // (batch_size or settings.batch_size))
     per_epoch = -(-batches // settings.gradient_accumulation)
     return max(1, round(per_epoch * settings.epochs))
 
 
-def _training_arguments(plan: TrainingPlan, num_groups: int) -> TrainingArguments:
+def _training_arguments(plan: TrainingPlan, num_blocks: int) -> TrainingArguments:
     settings = plan.settings
+    batch_size = 1 if plan.block else settings.batch_size
     parameter = next(plan.model.parameters())
-    steps = count_steps(settings, num_groups)
+    steps = count_steps(settings, num_blocks, batch_size)
     evaluates = bool(settings.eval_fraction and plan.validation_samples)
     return TrainingArguments(
         output_dir=str(plan.directory),
         max_steps=steps,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,

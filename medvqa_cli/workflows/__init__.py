@@ -17,8 +17,11 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "medvqa_cli.workflows.data": ("prepare_data", "open_data", "load_samples", "analyze_data", "show_samples",
-                                  "draw_sample"),
+    "medvqa_cli.workflows.data": ("prepare_data", "open_data", "load_samples"),
+    "medvqa_cli.workflows.viewing": ("show_samples", "draw_sample"),
+    "medvqa_cli.workflows.analysis": ("analyze_data", "check_data"),
+    "medvqa_cli.workflows.export": ("export_data",),
+    "medvqa_cli.workflows.mixtures": ("load_mixture",),
     "medvqa_cli.workflows.train": ("train_sft",),
     "medvqa_cli.workflows.infer": ("infer_split", "infer_image"),
     "medvqa_cli.workflows.evaluate": ("evaluate_answers",),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.errors import DataError
 from medvqa_cli.progress import SILENT
 from medvqa_cli.scoring.baselines import Example, score_baselines
-from medvqa_cli.workflows.data import load_samples
+from medvqa_cli.workflows.data import choose_samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ def measure_baselines(settings: Settings, samples: Sequence[VQASample]) -> dict[
         {"closed" | "open": {baseline: accuracy}, "question_type": {type: {baseline: accuracy}}, "train_questions": n}.
     """
     try:
-        train = load_samples(settings, settings.data.train_split, SILENT)
+        train = choose_samples(settings, settings.data.train_split, SILENT)
     except DataError:
         return None
     found: dict[str, Any] = {"train_questions": len(train), "question_type": {}}

@@ -10,10 +10,11 @@ from medvqa_cli.errors import DataError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import AnswerSample, JsonlWriter, Prediction, VQASample
 from medvqa_cli.scoring.answers import parse_yes_no
-from medvqa_cli.workflows.data import load_samples
+from medvqa_cli.workflows.data import load_presented
 from medvqa_cli.workflows.evaluate import evaluate_samples
 from medvqa_cli.workflows.infer import (
     build_engine,
+    describe_data,
     describe_job,
     group_samples,
     leave_out_done,
@@ -44,12 +45,13 @@ def evaluate_calibration(settings: Settings, *, run: str | None = None, split: s
         MedVQAError: On bad settings, data or model.
     """
     split = split or settings.data.test_split
-    samples = select_yes_no(load_samples(settings, split, progress=progress), split)
+    presented = load_presented(settings, split, progress)
+    samples = select_yes_no(presented.samples, split)
     target, loaded = open_model(settings, run, progress)
     options = settings.calibration
     decoding = {"temperature": options.temperature, "max_new_tokens": options.max_new_tokens}
-    meta = describe_job(settings, split, loaded) | {"samples": options.samples, "decoding": decoding,
-                                                    "expected": len(samples)}
+    meta = describe_job(settings, split, loaded) | describe_data(settings, target, presented) | {
+        "samples": options.samples, "decoding": decoding, "expected": len(samples)}
     path = prepare_rows(target, "samples", meta, overwrite=overwrite)
     rest = leave_out_done(samples, path)
     progress.say(f"{len(samples)} yes/no questions, {options.samples} answers each"

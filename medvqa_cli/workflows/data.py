@@ -11,21 +11,21 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli import __version__, plugins
 from medvqa_cli.data.selection import ALL, draw_subsample, filter_answer_type, filter_language
 from medvqa_cli.data.store import fingerprint_files, lock_store, read_facts, read_split, write_store
-from medvqa_cli.errors import DataError, SettingsError
+from medvqa_cli.errors import DataError
 from medvqa_cli.progress import SILENT, Progress
-from medvqa_cli.records import write_json
 from medvqa_cli.runs import now
 from medvqa_cli.settings.options import read_options
+from medvqa_cli.workflows.presentation import Presented, present_samples
 from medvqa_cli.workflows.sources import DataSource, find_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from pydantic import BaseModel
 
@@ -42,16 +42,22 @@ class PreparedData:
     Attributes:
         name: The data set's name; also the store's folder name.
         path: The store's folder.
+        root: The folder or file its original files were read from.
         fingerprint: Hash of the data set's name, its options and its files.
         counts: Questions per split, all languages and types.
+        images: Distinct images.
+        closed_definition: What makes a question closed, as the files were read.
         skipped: Questions left out: split, question_id, image, reason of each.
         fresh: Whether it was prepared just now.
     """
 
     name: str
     path: Path
+    root: Path
     fingerprint: str
     counts: dict[str, int]
+    images: int
+    closed_definition: str
     skipped: list[dict[str, str]]
     fresh: bool
 
@@ -62,8 +68,8 @@ def prepare_data(settings: Settings, *, force: bool = False, progress: Progress 
     Nothing is done if the store is there and neither the files nor the settings it depends on have changed.
 
     Args:
-        settings: `data.dataset`, `data.root`, `data.options`, `data.missing_images`, `data.max_pixels`, `aliases`
-            and `paths.prepared` count.
+        settings: `data.dataset`, `data.root`, `data.source`, `data.revision`, `data.options`, `data.missing_images`,
+            `data.max_pixels`, `data.embed_images`, `data.workers`, `datasets`, `aliases` and `paths.prepared` count.
         force: Prepare anew in any case.
         progress: Where to report.
 
@@ -72,11 +78,11 @@ def prepare_data(settings: Settings, *, force: bool = False, progress: Progress 
         SettingsError: If its options are wrong.
         DataError: If its files are missing, laid out wrongly or faulty.
     """
-    return _prepare(find_source(settings), progress, force=force)
+    return _prepare(find_source(settings), progress, force=force, workers=settings.data.workers)
 
 
-def _prepare(source: DataSource, progress: Progress, *, force: bool) -> PreparedData:
-    named = None if source.is_generated else source.find_root(_read_known(source, force=force))
+def _prepare(source: DataSource, progress: Progress, *, force: bool, workers: int) -> PreparedData:
+    named = source.find_root(_read_known(source, force=force))
     with lock_store(source.folder):
         known = _read_known(source, force=force)
         root = named or source.make_files(progress, force=force)
@@ -88,7 +94,8 @@ def _prepare(source: DataSource, progress: Progress, *, force: bool) -> Prepared
             progress.say(f"'{source.name}' is prepared and unchanged: {_describe_counts(known['counts'])}.")
             return _describe(source, known, fresh=False)
         progress.say(f"Preparing '{source.name}': {reason}.")
-        return _write(source, root, files, progress)
+        facts = _describe_store(source, root, files, _find_origin(source, root, known))
+        return _write(source, root, facts, progress, workers)
 
 
 def open_data(settings: Settings, progress: Progress = SILENT) -> PreparedData:
@@ -99,18 +106,44 @@ def open_data(settings: Settings, progress: Progress = SILENT) -> PreparedData:
     Raises:
         MedVQAError: As `prepare_data`.
     """
-    return _open(find_source(settings), progress)
-
-
-def _open(source: DataSource, progress: Progress) -> PreparedData:
+    source = find_source(settings)
     known = read_facts(source.folder)
     if known and not source.find_change(known):
         return _describe(source, known, fresh=False)
-    return _prepare(source, progress, force=False)
+    return _prepare(source, progress, force=False, workers=settings.data.workers)
 
 
 def load_samples(settings: Settings, split: str, progress: Progress = SILENT) -> list[VQASample]:
-    """Return the questions of a split that the settings select, in the data set's order.
+    """Return the questions of a split that the settings select, as the model is to see them.
+
+    That is: `choose_samples`, their images masked as `mask` says, with the facts that `knowledge` says.
+
+    Raises:
+        MedVQAError: As `choose_samples`.
+    """
+    return load_presented(settings, split, progress).samples
+
+
+def load_presented(settings: Settings, split: str, progress: Progress = SILENT, *,
+                   require_hits: bool = False) -> Presented:
+    """Return what `load_samples` returns, with what was done to images and questions.
+
+    Args:
+        settings: What is selected, masked and added.
+        split: The split.
+        progress: Where to report.
+        require_hits: Fail where fewer questions have a mask than `mask.require_hit_rate`.
+
+    Raises:
+        DataError: If too few questions have a mask.
+        MedVQAError: As `choose_samples`.
+    """
+    chosen, prepared = choose_samples(settings, split, progress), open_data(settings, SILENT)
+    return present_samples(chosen, settings, prepared.root, prepared.path, progress, require_hits=require_hits)
+
+
+def choose_samples(settings: Settings, split: str, progress: Progress = SILENT) -> list[VQASample]:
+    """Return the questions of a split that the settings select, as the data set has them and in its order.
 
     Filters, in this order: language, question type, subsample (training split only), limit.
 
@@ -118,13 +151,12 @@ def load_samples(settings: Settings, split: str, progress: Progress = SILENT) ->
         DataError: If there is no such split, or no question is left.
         MedVQAError: As `prepare_data`, if it has to be prepared.
     """
-    source = find_source(settings)
-    prepared = _open(source, progress)
+    prepared = open_data(settings, progress)
     if split not in prepared.counts:
         raise DataError(f"The data set '{prepared.name}' has no split '{split}'.",
                         f"It has: {_describe_counts(prepared.counts)}.")
     stored = read_split(prepared.path, split)
-    language = _choose_language(settings, source)
+    language = choose_language(settings)
     selected = select_samples(stored, split, settings, language)
     if not selected:
         found = Counter(f"{sample.language} {sample.answer_type}" for sample in stored)
@@ -142,60 +174,16 @@ def select_samples(samples: Sequence[VQASample], split: str, settings: Settings,
     return kept[: settings.data.limit]
 
 
-def analyze_data(settings: Settings, progress: Progress = SILENT) -> dict[str, Any]:
-    """Examine the questions that the settings select, and keep the result as `analysis.json` beside the store.
-
-    Every picture is decoded once. The document's shape is described in `medvqa_cli.data.audit`.
-
-    Raises:
-        MedVQAError: As `prepare_data`. What the analysis finds is no error: see its "verdict".
-    """
-    from medvqa_cli.data.audit import audit_samples, inspect_images
-
-    source = find_source(settings)
-    prepared, language = _open(source, progress), _choose_language(settings, source)
-    stored = {split: read_split(prepared.path, split) for split in prepared.counts}
-    selected = {split: select_samples(samples, split, settings, language) for split, samples in stored.items()}
-    images = inspect_images((sample for samples in selected.values() for sample in samples), settings.data.max_pixels,
-                            progress)
-    document = {
-        "dataset": prepared.name,
-        "fingerprint": prepared.fingerprint,
-        "selection": {"language": language, "question_type": settings.data.question_type,
-                      "subsample": settings.data.subsample, "limit": settings.data.limit, "seed": settings.seed},
-        "stored": {split: dict(Counter(sample.language for sample in samples)) for split, samples in stored.items()},
-        "skipped": len(prepared.skipped),
-        **audit_samples(selected, images, train_split=settings.data.train_split),
-    }
-    write_json(prepared.path / "analysis.json", document)
-    return document
+def choose_dataset(settings: Settings, name: str, **changes: Any) -> Settings:
+    """Return the settings for another data set: where its files are and how they are read is its own affair."""
+    own: dict[str, Any] = {"dataset": name, "root": None, "options": {}, "source": "auto", "revision": None}
+    return settings.model_copy(update={"data": settings.data.model_copy(update=own | changes)})
 
 
-def show_samples(settings: Settings, split: str, count: int, seed: int, progress: Progress = SILENT) -> list[VQASample]:
-    """Return a few questions drawn at random from those the settings select.
-
-    Raises:
-        SettingsError: If `count` is below 1.
-        MedVQAError: As `load_samples`.
-    """
-    if count < 1:
-        raise SettingsError(f"The number of questions to show is {count}: it should be at least 1.")
-    return draw_subsample(load_samples(settings, split, progress), count, seed)
-
-
-def draw_sample(sample: VQASample, path: Path) -> None:
-    """Draw a question's pictures with their boxes, the question and the answer to a picture file.
-
-    Raises:
-        DataError: If a picture cannot be read, or the file's name ends with neither .png nor .jpg.
-        OSError: If the file cannot be written.
-    """
-    if path.suffix.lower() not in {".png", ".jpg", ".jpeg"}:
-        raise DataError(f"'{path}' is no name for a picture.", "End it with .png or .jpg.")
-    from medvqa_cli.data.drawing import draw_sample as draw
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw(sample).save(path)
+def choose_language(settings: Settings) -> str:
+    """Return the language to keep: the user's, else the data set's own default; "all" keeps every language."""
+    wanted = settings.data.language
+    return (find_source(settings).plugin.card.default_language if wanted is None else wanted) or ALL
 
 
 def load_plugin_options(name: str, tree: Mapping[str, Any]) -> BaseModel | None:
@@ -222,21 +210,42 @@ def _read_known(source: DataSource, *, force: bool) -> dict[str, Any] | None:
         return None
 
 
-def _write(source: DataSource, root: Path, files: str, progress: Progress) -> PreparedData:
+def _find_origin(source: DataSource, root: Path, known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return where the files came from; those taken up again keep what was known of them."""
+    if source.originals.make:
+        return source.origin
+    if known and "origin" in known and known.get("root") == str(root) and not source.originals.identity:
+        return dict(known["origin"])
+    return {"kind": "local", "root": str(root)}
+
+
+def _describe_store(source: DataSource, root: Path, files: str, origin: dict[str, Any]) -> dict[str, Any]:
     identity = [source.plugin_name, source.reader["options"], files]
-    facts = {
+    return {
         "name": source.name,
         "root": str(root),
+        "origin": origin,
         "reader": source.reader,
+        "closed_definition": _describe_closed(source, root),
         "files": files,
         "fingerprint": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
         "versions": {"medvqa": __version__} | {package: metadata.version(package) for package in PACKAGES},
         "created": now(),
     }
+
+
+def _describe_closed(source: DataSource, root: Path) -> str:
+    """Return what makes a question closed: the reader's own word on these files, else its card's."""
+    describe = getattr(source.plugin, "describe_closed", None)
+    return str(describe(root, source.options)) if describe else source.plugin.card.closed_definition
+
+
+def _write(source: DataSource, root: Path, facts: dict[str, Any], progress: Progress, workers: int) -> PreparedData:
     progress.start(f"Preparing {source.name}", None, "question")
     written = write_store(source.folder, source.plugin.read(root, source.options), facts,
                           skip_missing=source.reader["missing_images"] == "skip",
-                          max_pixels=source.reader["max_pixels"], progress=progress)
+                          max_pixels=source.reader["max_pixels"], embed_images=source.reader["embed_images"],
+                          workers=workers, progress=progress)
     progress.finish()
     if written["skipped"]:
         progress.warn(f"{len(written['skipped'])} questions left out: their images are missing or unreadable "
@@ -245,14 +254,11 @@ def _write(source: DataSource, root: Path, files: str, progress: Progress) -> Pr
 
 
 def _describe(source: DataSource, facts: Mapping[str, Any], *, fresh: bool) -> PreparedData:
-    return PreparedData(source.name, source.folder, facts["fingerprint"], facts["counts"], facts["skipped"], fresh)
+    return PreparedData(source.name, source.folder, Path(facts["root"]), facts["fingerprint"], facts["counts"],
+                        facts["images"], facts["closed_definition"], facts["skipped"], fresh)
 
 
 def _describe_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {number:,}" for name, number in counts.items())
 
 
-def _choose_language(settings: Settings, source: DataSource) -> str:
-    """Return the language to keep: the user's, else the data set's own default; "all" keeps every language."""
-    wanted = settings.data.language
-    return (source.plugin.card.default_language if wanted is None else wanted) or ALL

@@ -6,7 +6,6 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli import plugins
 from medvqa_cli.data.replies import read_reply
 from medvqa_cli.errors import DataError, RunError
 from medvqa_cli.progress import SILENT, Progress
@@ -14,8 +13,9 @@ from medvqa_cli.records import JsonlWriter, Prediction, VQASample, read_jsonl, w
 from medvqa_cli.runs import Run, create_run, latest_run, now, open_run
 from medvqa_cli.settings.data import KnowledgeSettings, MaskSettings, PromptSettings
 from medvqa_cli.settings.schema import Settings, to_tree
+from medvqa_cli.workflows.analysis import find_warnings
 from medvqa_cli.workflows.baselines import measure_baselines
-from medvqa_cli.workflows.data import load_samples, open_data
+from medvqa_cli.workflows.data import load_presented, load_samples, open_data
 from medvqa_cli.workflows.models import build_encoder, choose_model, describe_model, load_choice, open_run_model
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
     from medvqa_cli.inference.transformers_engine import TransformersEngine
     from medvqa_cli.models.protocol import LoadedModel
+    from medvqa_cli.workflows.presentation import Presented
+
+MASK_KEYS = ("mode", "classes", "pad_ratio")
+NOT_COMPARED = ("expected", "baselines", "data_warnings", "presentation")
+"""What may change between two calls that answer the same questions in the same way."""
 
 
 def infer_split(settings: Settings, *, run: str | None = None, split: str | None = None, tag: str = "",
@@ -52,9 +57,10 @@ def answer_split(settings: Settings, target: Run, loaded: LoadedModel, *, split:
     Raises:
         RunError: If the file holds answers made in another way (other model, split, decoding...).
     """
-    samples = load_samples(settings, split, progress=progress)
-    meta = describe_job(settings, split, loaded) | {"expected": len(samples),
-                                                    "baselines": measure_baselines(settings, samples)}
+    presented = load_presented(settings, split, progress)
+    samples = presented.samples
+    meta = describe_job(settings, split, loaded) | describe_data(settings, target, presented) | {
+        "expected": len(samples), "baselines": measure_baselines(settings, samples)}
     path = prepare_rows(target, "predictions" + (f"-{tag}" if tag else ""), meta, overwrite=overwrite)
     rest = leave_out_done(samples, path)
     progress.say(f"{len(samples)} questions of {settings.data.dataset}/{split}"
@@ -187,7 +193,7 @@ def leave_out_done(samples: Sequence[VQASample], path: Path) -> list[VQASample]:
 def _check_same_job(known: dict[str, Any], meta: dict[str, Any], path: Path) -> None:
     known = _upgrade_job(known, meta)
     for key, wanted in meta.items():
-        if key not in ("expected", "baselines") and _canonical(known.get(key)) != _canonical(wanted):
+        if key not in NOT_COMPARED and _canonical(known.get(key)) != _canonical(wanted):
             raise RunError(f"'{path}' holds rows made with another {key}: {known.get(key)!r}, now {wanted!r}.",
                            ("Use --tag NAME to keep both, or --overwrite" if path.name.startswith("predictions")
                             else "Use --overwrite") + " to make the rows anew.")
@@ -197,9 +203,13 @@ def _upgrade_job(known: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
     """Return the facts of a job in today's form; where an older version did not state one, `meta` is believed."""
     if "instruction" not in known:
         return known
-    before = {"prompt": to_tree(PromptSettings(instruction=known["instruction"])), "mask": to_tree(MaskSettings()),
-              "knowledge": to_tree(KnowledgeSettings())}
+    before = {"prompt": to_tree(PromptSettings(instruction=known["instruction"])),
+              "mask": MaskSettings().model_dump(include=set(MASK_KEYS)), "knowledge": to_tree(KnowledgeSettings())}
     return meta | known | before
+
+
+def _describe_mask(mask: MaskSettings) -> dict[str, Any]:
+    return {key: value for key, value in to_tree(mask).items() if key in MASK_KEYS}
 
 
 def _canonical(value: Any) -> str:
@@ -217,14 +227,26 @@ def describe_job(settings: Settings, split: str, loaded: LoadedModel) -> dict[st
     """Return everything that decides the answers, as plain JSON values: data, model, prompt, decoding, seed."""
     prepared = open_data(settings, SILENT)
     return {"dataset": prepared.name, "split": split, "fingerprint": prepared.fingerprint,
-            "closed_definition": plugins.datasets.get(prepared.name).card.closed_definition,
+            "closed_definition": prepared.closed_definition,
             "data_options": settings.data.options,
             "language": settings.data.language, "question_type": settings.data.question_type,
             "limit": settings.data.limit, "model": describe_model(loaded),
             "decoding": {"max_new_tokens": settings.infer.max_new_tokens, "temperature": settings.infer.temperature},
-            "prompt": to_tree(settings.prompt), "mask": to_tree(settings.mask),
+            "prompt": to_tree(settings.prompt), "mask": _describe_mask(settings.mask),
             "knowledge": to_tree(settings.knowledge), "blank_images": settings.infer.blank_images,
             "seed": settings.seed}
+
+
+def describe_data(settings: Settings, target: Run, presented: Presented) -> dict[str, Any]:
+    """Return what belongs beside every number made from these answers: findings about the data, what images show.
+
+    Returns:
+        "data_warnings": findings about the data that the run was trained on and about these; "presentation": see
+        `Presented.notes`.
+    """
+    trained = target.read_json("manifest.json").get("data", {}).get("warnings", [])
+    return {"data_warnings": list(dict.fromkeys([*trained, *find_warnings(settings), *presented.warnings])),
+            "presentation": presented.notes}
 
 
 def _reuse_or_create(settings: Settings, loaded: LoadedModel) -> Run:

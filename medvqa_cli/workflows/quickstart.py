@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.reporting.formatting import format_value
 from medvqa_cli.settings.schema import Settings, make_settings, to_tree
+from medvqa_cli.workflows.analysis import analyze_data
 from medvqa_cli.workflows.calibrate import evaluate_calibration
-from medvqa_cli.workflows.data import analyze_data, open_data
+from medvqa_cli.workflows.data import open_data
 from medvqa_cli.workflows.evaluate import evaluate_answers
 from medvqa_cli.workflows.infer import answer_split
 from medvqa_cli.workflows.models import ModelChoice, load_choice, open_run_model
@@ -58,7 +59,7 @@ def run_quickstart(settings: Settings, *, quick: bool = False, progress: Progres
     start = time.perf_counter()
     recipe = make_recipe(settings, quick=quick)
     prepared = open_data(recipe, progress)
-    analyze_data(recipe, progress=progress)
+    analyze_data(recipe, page=False, progress=progress)
     run = train_sft(recipe, name="quickstart-quick" if quick else "quickstart", progress=progress)
     shutil.copy(prepared.path / "analysis.json", run.path / "analysis.json")
     answer_thrice(recipe, run, progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import JsonlWriter, write_json
 from medvqa_cli.runs import Run, create_run, now, open_run
 from medvqa_cli.settings.schema import Settings, make_settings, to_tree
-from medvqa_cli.workflows.data import load_samples, open_data
+from medvqa_cli.workflows.analysis import DataCheck, check_data
+from medvqa_cli.workflows.data import load_presented, load_samples, open_data
+from medvqa_cli.workflows.mixtures import check_mixture, fingerprint_mixture, load_mixed_validation, load_mixture
 from medvqa_cli.workflows.models import (
     ModelChoice,
     build_encoder,
@@ -35,10 +37,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Samples to learn from and to watch."""
+    """Samples to learn from and to watch.
+
+    `notes` says what was done to images and questions, `warnings` what belongs beside every later number. With `block`,
+    so many training samples that follow one another make up a batch.
+    """
 
     train: list[VQASample]
     validation: list[VQASample]
+    notes: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    block: int | None = None
 
 
 def train_sft(settings: Settings, *, name: str | None = None, resume: str | None = None,
@@ -62,6 +71,8 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
     source = open_run(settings.paths.runs, init_from) if init_from else None
     if source and source.weights is None:
         raise RunError(f"Run '{source.name}' has no trained weights to start from.", "Name a finished run.")
+    settings = _fix_mixture(settings)
+    check = DataCheck("dry run", ()) if dry_run else _check(settings, progress)
     data = load_training_data(settings, progress)
     if source is None and not settings.model.scratch:
         choose_model(settings)
@@ -70,7 +81,9 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
     run = create_run(settings.paths.runs, name or _name_run(settings))
     progress.say(f"Run: {run.path}")
     write_json(run.settings, to_tree(settings))
-    run.update_manifest(data=_describe_data(settings, data))
+    run.update_manifest(data=_describe_data(settings, data) | describe_check(check, data))
+    if check.analysis:
+        write_json(run.path / "analysis.json", check.analysis)
     try:
         choice = _start_from(source) if source else _prepare_choice(settings, data.train, run)
         loaded = load_choice(choice, settings, progress, trainable=True)
@@ -81,17 +94,42 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
     return _train(run, settings, data, loaded, progress)
 
 
+def _fix_mixture(settings: Settings) -> Settings:
+    """Return settings whose mixture file is found from any folder: a run may be resumed from another one."""
+    if settings.data.mixture is None:
+        return settings
+    path = settings.data.mixture.expanduser().absolute()
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"mixture": path})})
+
+
+def _check(settings: Settings, progress: Progress) -> DataCheck:
+    return check_mixture(settings, progress) if settings.data.mixture else check_data(settings, progress)
+
+
 def load_training_data(settings: Settings, progress: Progress) -> TrainingData:
-    """Return the training samples, and the validation samples if the data set has such a split."""
-    train = load_samples(settings, settings.data.train_split, progress=progress)
-    if not settings.train.eval_fraction:
-        return TrainingData(train, [])
-    splits = open_data(settings, progress).counts
-    if settings.data.validation_split not in splits:
-        progress.say(f"The data set has no split '{settings.data.validation_split}': no validation loss.")
-        return TrainingData(train, [])
-    validation = load_samples(settings, settings.data.validation_split, progress=progress)
-    return TrainingData(train, validation[: settings.train.eval_questions])
+    """Return the training samples, and the validation samples if the data set has such a split.
+
+    With `data.mixture` they come from several data sets.
+    """
+    if settings.data.mixture:
+        return _load_mixed(settings, progress)
+    train = load_presented(settings, settings.data.train_split, progress, require_hits=True)
+    validation = _load_validation(settings, progress) if settings.train.eval_fraction else []
+    return TrainingData(train.samples, validation[: settings.train.eval_questions], train.notes, train.warnings)
+
+
+def _load_mixed(settings: Settings, progress: Progress) -> TrainingData:
+    mixed = load_mixture(settings, progress, block=settings.train.batch_size)
+    validation = load_mixed_validation(settings, progress) if settings.train.eval_fraction else []
+    return TrainingData(mixed.samples, validation[: settings.train.eval_questions], {"mixture": mixed.report},
+                        mixed.warnings, settings.train.batch_size if mixed.has_mandatory else None)
+
+
+def _load_validation(settings: Settings, progress: Progress) -> list[VQASample]:
+    if settings.data.validation_split in open_data(settings, progress).counts:
+        return load_samples(settings, settings.data.validation_split, progress=progress)
+    progress.say(f"The data set has no split '{settings.data.validation_split}': no validation loss.")
+    return []
 
 
 def _resume_run(run: Run, settings: Settings, progress: Progress) -> Run:
@@ -137,7 +175,7 @@ def _train(run: Run, settings: Settings, data: TrainingData, loaded: LoadedModel
     encoder = build_encoder(loaded, settings, cache_mb=settings.train.image_cache_mb)
     packed = decide_packing(settings, loaded, encoder, data.train, progress)
     plan = TrainingPlan(model, encoder, data.train, data.validation, packed, settings.train, settings.seed,
-                        run.checkpoints)
+                        run.checkpoints, data.block)
     checkpoint = find_last_checkpoint(run.checkpoints, progress)
     with JsonlWriter(run.events) as events:
         trainer, stop = build_trainer(plan, events, progress)
@@ -206,16 +244,24 @@ def _save(run: Run, trainer: SFTTrainer, loaded: LoadedModel, *, is_adapter: boo
     part.rename(target)
 
 
+def describe_check(check: DataCheck, data: TrainingData) -> dict[str, Any]:
+    """Return what the manifest says of the gate and of what was done to images and questions."""
+    return {"check": check.state, "warnings": [*check.warnings, *data.warnings], **data.notes}
+
+
 def _name_run(settings: Settings) -> str:
     model = Path(str(settings.model.name or settings.model.family or "model")).name
-    text = f"{settings.data.dataset}-{model}".lower()
+    data = settings.data.mixture.stem if settings.data.mixture else settings.data.dataset
+    text = f"{data}-{model}".lower()
     return "".join(character if character.isalnum() or character in "._-" else "-" for character in text).strip("-._")
 
 
 def _describe_data(settings: Settings, data: TrainingData) -> dict[str, Any]:
-    prepared = open_data(settings, SILENT)
     images = {path for sample in data.train for path in sample.images}
+    numbers = {"train_questions": len(data.train), "train_images": len(images),
+               "validation_questions": len(data.validation)}
+    if mixture := data.notes.get("mixture"):
+        return {"dataset": "a mixture", "fingerprint": fingerprint_mixture(mixture), **numbers}
+    prepared = open_data(settings, SILENT)
     return {"dataset": prepared.name, "fingerprint": prepared.fingerprint, "counts": prepared.counts,
-            "skipped": json.loads(json.dumps(prepared.skipped, default=str)),
-            "train_questions": len(data.train), "train_images": len(images),
-            "validation_questions": len(data.validation)}
+            "skipped": json.loads(json.dumps(prepared.skipped, default=str)), **numbers}

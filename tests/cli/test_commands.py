@@ -34,7 +34,7 @@ def test_the_cards_calibration_line_takes_the_latest_run(medvqa, workflows, make
     assert (call.job, call.run, call.split) == ("evaluate_calibration", str(latest.path), None)
     assert (settings.calibration.samples, settings.data.dataset, settings.seed) == (100, "slake", 7)
     assert "taking the latest trained run, 'latest' (data set 'slake')" in result.stderr
-    assert ["ece", "0.125", "-"] in [line.split() for line in result.stdout.splitlines()]
+    assert ["Calibration", "error", "(ECE)", "0.125"] in [line.split() for line in result.stdout.splitlines()]
 
 
 def test_every_training_flag_reaches_its_setting(medvqa, workflows):

@@ -34,12 +34,12 @@ def test_scores_are_shown_by_group_with_baselines_and_a_warning_if_incomplete(me
     assert result.exit_code == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
     assert result.stdout.startswith("a: d, split test\n")
-    assert lines[1] == ["group", "questions", "images", "accuracy", "exact", "match", "token", "F1"]
-    assert lines[2][:4] == ["overall", "4", "2", "75.0%"]
-    assert lines[3][:4] == ["closed", "3", "2", "66.7%"]
-    assert "modality MRI  2" in result.stdout
-    assert ["closed", "50.0%", "-", "-"] in lines
-    assert "In brackets: 95% intervals, percentile bootstrap over images." in result.stdout
+    assert lines[1] == ["part", "questions", "images", "accuracy", "exact", "match", "token", "F1"]
+    assert lines[2][:4] == ["overall", "4", "2", "0.750"]
+    assert lines[3][:4] == ["closed", "3", "2", "0.667"]
+    assert ["modality", "MRI", "2", "1"] in [line[:4] for line in lines]
+    assert ["closed:", "majority", "answer", "-", "-", "0.500"] in [line[:6] for line in lines]
+    assert "In brackets: 95 % intervals: percentile bootstrap over images, 50 resamples, seed 42." in result.stdout
     assert "warning: Only 4 of 5 questions are answered" in result.stderr
     assert result.stderr.endswith("Next: medvqa report a\n")
 
@@ -62,9 +62,10 @@ def test_calibration_shows_measures_and_the_bins_in_use(make_run, capsys):
         for n, (yes, no, gold) in enumerate(counts)])
     print_calibration(Terminal(), "a", evaluate_samples(run, Settings()))
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == "a: d, split test, 4 questions, 100 answers each"
-    assert [line.split()[:2] for line in shown[2:4]] == [["accuracy", "0.500"], ["mean", "confidence"]]
-    bins = [line.split() for line in shown[shown.index("") + 2:]]
+    assert shown[0] == "a: d, split test"
+    assert [line.split()[:2] for line in shown[2:6]] == [["Questions", "4"], ["Answers", "a"], ["Accuracy", "0.500"],
+                                                         ["Mean", "confidence"]]
+    bins = [line.split() for line in shown[shown.index("") + 2:shown.index("", shown.index("") + 1)]]
     assert bins == [["(0.50,", "0.60]", "1", "0.600", "0.000"], ["(0.70,", "0.80]", "1", "0.800", "1.000"],
                     ["(0.80,", "0.90]", "1", "0.900", "1.000"], ["(0.90,", "1.00]", "1", "1.000", "0.000"]]
 

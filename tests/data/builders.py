@@ -8,7 +8,23 @@ from typing import Any
 
 from PIL import Image
 
+from medvqa_cli.progress import SilentProgress
 from medvqa_cli.records import VQASample
+
+
+class Notes(SilentProgress):
+    """Keeps what is said and warned of."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.warnings: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def warn(self, message: str) -> None:
+        self.said.append(message)
+        self.warnings.append(message)
 
 
 def draw_image(path: Path, shade: int = 100, size: tuple[int, int] = (20, 10)) -> Path:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medvqa_cli.runs import Run, open_run
 from medvqa_cli.settings.schema import Settings, make_settings
+from tests.data.builders import Notes
 
 TREE = {
     "data": {"dataset": "demo", "options": {"train_images": 10, "validation_images": 3, "test_images": 4, "size": 32}},
@@ -46,27 +48,17 @@ def own_run(trained: tuple[Settings, Run], tmp_path: Path) -> tuple[Settings, Ru
     return own, open_run(tmp_path / "runs", "small")
 
 
-class Listener:
-    """A progress display that remembers its messages."""
+@pytest.fixture
+def configure(tmp_path):
+    """Settings for a data set, kept below tmp_path."""
+    def build(dataset: str, root: Path | None = None, *, aliases: dict[str, Any] | None = None, **data: Any):
+        data = {"dataset": dataset, **({"root": str(root)} if root else {}), **data}
+        return make_settings({"data": data, "paths": {"prepared": str(tmp_path / "prepared")},
+                              "aliases": aliases or {}})
 
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def start(self, stage, total, unit="it"):
-        pass
-
-    def advance(self, steps=1, note=""):
-        pass
-
-    def finish(self):
-        pass
-
-    def say(self, message):
-        self.lines.append(message)
-
-    warn = say
+    return build
 
 
 @pytest.fixture
-def listener() -> Listener:
-    return Listener()
+def listener() -> Notes:
+    return Notes()

@@ -15,48 +15,23 @@ from PIL import Image
 from medvqa_cli import plugins
 from medvqa_cli.data.protocol import DatasetCard
 from medvqa_cli.errors import DataError, PluginError, SettingsError
-from medvqa_cli.progress import SilentProgress
 from medvqa_cli.records import VQASample
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.settings.section import Section
+from medvqa_cli.workflows.analysis import analyze_data
 from medvqa_cli.workflows.data import (
-    analyze_data,
-    draw_sample,
     load_plugin_options,
     load_samples,
     open_data,
     prepare_data,
-    show_samples,
 )
-from tests.data.builders import build_rad, build_slake, draw_image, slake_record, write_json
-
-
-class Notes(SilentProgress):
-    """Keeps what is said."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, message):
-        self.said.append(message)
-
-    warn = say
+from medvqa_cli.workflows.viewing import draw_sample, show_samples
+from tests.data.builders import Notes, build_rad, build_slake, draw_image, slake_record, write_json
 
 
 @pytest.fixture
 def slake_root(tmp_path):
     return build_slake(tmp_path / "slake")
-
-
-@pytest.fixture
-def configure(tmp_path):
-    """Settings for a data set, kept below tmp_path."""
-    def build(dataset: str, root: Path | None = None, *, aliases: dict[str, Any] | None = None, **data: Any):
-        data = {"dataset": dataset, **({"root": str(root)} if root else {}), **data}
-        return make_settings({"data": data, "paths": {"prepared": str(tmp_path / "prepared")},
-                              "aliases": aliases or {}})
-
-    return build
 
 
 def ids(samples):
@@ -197,7 +172,7 @@ def test_aliases(configure, slake_root, tmp_path):
     prepared = prepare_data(configure("our_hospital", aliases=own))
     assert (prepared.name, prepared.path.name) == ("our_hospital", "our_hospital")
     assert load_samples(configure("our_hospital", aliases=own), "test")[0].images[0].startswith(f"{tmp_path}/own/")
-    with pytest.raises(SettingsError, match=r"aliases\.datasets has the name '\.\./x': use letters"):
+    with pytest.raises(SettingsError, match=r"The data set's name '\.\./x' is none: use letters"):
         prepare_data(configure("../x", aliases={"datasets": {"../x": "slake"}}))
 
 
@@ -206,11 +181,11 @@ def test_unknown_names_and_options_are_named(configure, slake_root):
         prepare_data(configure("slak"))
     with pytest.raises(SettingsError) as failure:
         prepare_data(configure("vqa_rad", slake_root, options={"closed": "maybe", "open": 1}))
-    assert failure.value.message == ("Setting 'data.options.closed' is \"maybe\": input should be 'answer_type' or "
-                                     "'yes_no'.\nUnknown setting 'data.options.open'.")
+    assert failure.value.message == ("Setting 'data.options.closed' is \"maybe\": input should be 'auto', "
+                                     "'answer_type' or 'yes_no'.\nUnknown setting 'data.options.open'.")
     with pytest.raises(SettingsError, match=r"takes no options, but data\.options has: closed"):
         prepare_data(configure("slake", slake_root, options={"closed": "yes_no"}))
-    assert load_plugin_options("rad_vqa", {}).closed == "answer_type"
+    assert load_plugin_options("rad_vqa", {}).closed == "auto"
     assert load_plugin_options("slake", {}) is None
 
 
@@ -268,7 +243,7 @@ def test_ctrl_c_leaves_the_old_store(configure, slake_root, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medvqa_cli.data.store.check_image", interrupt)
+    monkeypatch.setattr("medvqa_cli.data.image_copies.check_image", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare_data(settings, force=True)
     assert open_data(settings) == dataclasses.replace(before, fresh=False)
@@ -282,16 +257,18 @@ def test_the_analysis_is_of_the_selected_questions(configure, slake_root, tmp_pa
     assert document["stored"] == {"train": {"en": 2, "zh": 1}, "validation": {"en": 1}, "test": {"en": 2}}
     assert {split: counts["questions"] for split, counts in document["splits"].items()} == {
         "train": 1, "validation": 1, "test": 1}
-    assert document["images"] == {"distinct": 3, "unreadable": {}, "identical": 0}
+    assert {key: document["images"][key] for key in ("distinct", "unreadable", "identical")} == {
+        "distinct": 3, "unreadable": {}, "identical": 0}
     assert document["verdict"]["ready"]
     written = json.loads((tmp_path / "prepared" / "slake" / "analysis.json").read_text(encoding="utf-8"))
     assert written == document
 
 
-def test_the_analysis_finds_what_the_header_hides(configure, slake_root):
-    path = draw_image(slake_root / "imgs" / "xmlab4" / "source.jpg", size=(300, 300))
-    path.write_bytes(path.read_bytes()[:-300])
-    document = analyze_data(configure("slake", slake_root))
+def test_the_analysis_finds_what_has_broken_since(configure, slake_root):
+    settings, path = configure("slake", slake_root), slake_root / "imgs" / "xmlab4" / "source.jpg"
+    prepare_data(settings)
+    path.write_bytes(path.read_bytes()[:60])
+    document = analyze_data(settings)
     assert list(document["images"]["unreadable"]) == [str(path)]
     assert [fault["code"] for fault in document["verdict"]["faults"]] == ["unreadable_images"]
 

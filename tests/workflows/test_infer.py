@@ -86,7 +86,7 @@ def test_the_latest_run_is_taken_and_said(own_run, listener):
     settings, run = own_run
     unnamed = change(settings, model={"name": None, "scratch": False})
     assert infer_split(unnamed, progress=listener) == run
-    assert any("latest run, 'small'" in line for line in listener.lines)
+    assert any("latest run, 'small'" in line for line in listener.said)
 
 
 def test_without_any_run_one_error_says_what_to_do(own_run, tmp_path):
@@ -157,7 +157,7 @@ def test_incomplete_answers_are_scored_but_flagged(own_run, listener):
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:9]))
     summary = evaluate_answers(run, settings, progress=listener)
     assert summary["incomplete"] is True
-    assert "Only 9 of 32 questions" in listener.lines[-1]
+    assert "Only 9 of 32 questions" in listener.said[-1]
     assert run.read_json("metrics.json")["answers"]["main"]["protocol"]["n"] == 9
 
 

@@ -11,28 +11,7 @@ from medvqa_cli.errors import RunError
 from medvqa_cli.records import Prediction, VQASample, write_json, write_jsonl
 from medvqa_cli.runs import Run
 from medvqa_cli.workflows.report import write_report
-
-
-class Listener:
-    """Remembers warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def start(self, stage, total, unit="it"):
-        pass
-
-    def advance(self, steps=1, note=""):
-        pass
-
-    def finish(self):
-        pass
-
-    def say(self, message):
-        pass
-
-    def warn(self, message):
-        self.warnings.append(message)
+from tests.data.builders import Notes
 
 
 @pytest.fixture
@@ -123,7 +102,7 @@ def test_unreadable_picture_is_said_and_does_not_stop_the_report(run, tmp_path):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     write_jsonl(run.path / "predictions.jsonl", [predict(1, tmp_path / "gone.png"), predict(2, tmp_path / "torn.png"),
                                                  predict(3, draw(tmp_path / "a.png")), predict(4, None)])
-    listener = Listener()
+    listener = Notes()
     gallery = read_gallery(write_report(run, progress=listener))
     assert listener.warnings == [
         f"2 of 3 pictures are missing in the report; the first: The image '{tmp_path / 'gone.png'}' is missing."]

@@ -131,7 +131,7 @@ def test_resume_of_unknown_finished_and_changed_runs(own_run, listener):
     with pytest.raises(RunError, match="no run 'none'"):
         train_sft(settings, resume="none")
     assert train_sft(settings, resume="small", progress=listener) == run
-    assert "nothing to resume" in listener.lines[-1]
+    assert "nothing to resume" in listener.said[-1]
     run.update_manifest(data={"fingerprint": "other"})
     run.weights.rename(run.path / "gone")
     with pytest.raises(DataError, match="have changed since"):
