@@ -101,7 +101,15 @@ def read_document(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict) or not tree:
         raise SettingsError(f"{path} should hold keys with values, but holds {quote(tree)}.",
                             "It needs 'groups', or the name of a data set type such as 'vlm_sft'.")
-    return {str(key): value for key, value in tree.items()}
+    named: dict[str, Any] = _name_keys(tree)
+    return named
+
+
+def _name_keys(value: Any) -> Any:
+    """Return a value whose mappings have texts as keys: YAML's may be numbers, such as a group named 2019."""
+    if isinstance(value, dict):
+        return {str(key): _name_keys(inner) for key, inner in value.items()}
+    return [_name_keys(inner) for inner in value] if isinstance(value, list) else value
 
 
 def locate(declaration: DatasetDeclaration, folder: Path) -> DatasetDeclaration:

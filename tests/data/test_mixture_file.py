@@ -288,3 +288,9 @@ def test_a_data_set_declared_in_the_file_alone_is_read(tmp_path):
     first, second = collect_group(group, [("mine", found)], seed=0).samples
     assert (first.dataset, first.question, first.images) == ("mine", "Is it normal?", (str(folder / "images/a.png"),))
     assert (second.dataset, second.question, second.images) == ("mine", "What is CT?", ())
+
+
+def test_keys_that_yaml_reads_as_numbers_are_names(tmp_path):
+    (group,) = read(tmp_path, "vlm_sft: {dataset_names: {2019: [slake]}, weight: {2019: 2}}").groups
+    assert (group.name, group.weight) == ("2019", 2.0)
+    assert "has the unknown key '3'" in fail(tmp_path, "groups: [{name: a, datasets: [slake], 3: 4}]").message
