@@ -71,7 +71,7 @@ def judge(document: Mapping[str, Any], finder: FaultFinder, *, train_split: str,
     }
     faults = [{"code": code, "message": message} for code, message in found.items() if message]
     return {"ready": not faults, "faults": faults, "warnings": list(_find_warnings(document, train_split)),
-            "checks": CHECKS}
+            "checks": dict(CHECKS)}
 
 
 def covers(analysed: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -121,8 +121,8 @@ def _find_warnings(document: Mapping[str, Any], train_split: str) -> Iterator[Wa
         yield from _warn_of_baseline(split, kinds["closed"], train_split)
     texts = document["images"]["texts"]
     if texts:
-        yield _warn("burned_in_text", f"{len(texts)} images may have text in their pixels, such as a patient's name: "
-                    f"{next(iter(texts.values()))}", len(texts))
+        message = _name_some("Images that may have text in their pixels", [*texts.values()])
+        yield _warn("burned_in_text", message, len(texts))
     if train_split not in document["splits"]:
         yield _warn("no_training_split", f"There is no split '{train_split}' to train on.", 0)
 

@@ -60,11 +60,12 @@ def _tabulate_facet(splits: Mapping[str, Any], facet: str, title: str) -> Table:
 
 
 def _tabulate_leakage(pairs: Sequence[Mapping[str, Any]]) -> Table:
-    counts = (("shared_images", "images"), ("questions_on_shared_images", "questions"),
+    counts = (("shared_images", "images"), ("near_images", "images"), ("questions_on_shared_images", "questions"),
               ("shared_questions", "questions"))
     rows = [[" / ".join(pair.get("splits", ())),
              *(f"{format_count(pair.get(shared))} of {format_count(pair.get(total))}" for shared, total in counts)]
             for pair in pairs]
-    return Table("In two splits at once", ["Splits", "Images in both", "Questions on such images",
-                                           "Same question on the same image"], rows,
-                 "Counted in the second split; images are compared pixel by pixel.")
+    columns = ["Splits", "Images in both", "Images nearly the same", "Questions on images in both",
+               "Same question on the same image"]
+    return Table("In two splits at once", columns, rows,
+                 "Counted in the second split; images are compared pixel by pixel, and by perceptual hashes.")

@@ -146,7 +146,7 @@ def test_repeated_questions_warn_above_one_in_a_hundred(total, warns):
 def test_text_in_pictures_warns():
     images = ImageReport({"/a.png": "1"}, texts={"/a.png": "'/a.png' is an ultrasound picture."})
     assert warnings_of(audit({"train": GOOD}, images))["burned_in_text"]["message"] == (
-        "1 images may have text in their pixels, such as a patient's name: '/a.png' is an ultrasound picture.")
+        "Images that may have text in their pixels: 1, such as: '/a.png' is an ultrasound picture.")
 
 
 def test_every_warning_has_its_check():

@@ -193,14 +193,14 @@ def test_empty_run_says_what_is_missing():
 def test_data_warnings_and_leakage_are_shown():
     split = {"questions": 1200, "images": 9, "answer_types": {"closed": 1200}, "question_types": {"": 1200},
              "closed": {"frequent_answers": {"yes": 900}, "majority_share": 0.75}, "open": {"frequent_answers": {}}}
-    pair = {"splits": ["train", "test"], "images": 9, "shared_images": 4, "questions": 1200,
+    pair = {"splits": ["train", "test"], "images": 9, "shared_images": 4, "near_images": 2, "questions": 1200,
             "questions_on_shared_images": 500, "shared_questions": 3}
     section = build_data({"splits": {"test": split}, "leakage": [pair], "verdict": {
         "faults": [{"message": "Fault."}], "warnings": [{"message": "4 of 9 images leak."}]}}, {})
     assert notes(section) == ["Fault.", "4 of 9 images leak."]
     tables = {block.title: block.rows for block in section.blocks if isinstance(block, Table)}
     assert tables == {"Splits": [["test", "1,200", "9", "1,200", "0", "yes (0.750)", "-"]],
-                      "In two splits at once": [["train / test", "4 of 9", "500 of 1,200", "3 of 1,200"]]}
+                      "In two splits at once": [["train / test", "4 of 9", "2 of 9", "500 of 1,200", "3 of 1,200"]]}
 
 
 def test_settings_are_flattened_in_words():
