@@ -27,6 +27,8 @@ DIRECTORY = Option("--output", "Folder to write to.", metavar="DIR")
 IMAGE_ROOT = Option("--image-root", "Folder that image paths are relative to.", metavar="DIR")
 COPY = Option("--copy-images", "Copy the images below the folder.", kind="switch")
 OVERWRITE = Option("--overwrite", "Replace what is there.", kind="switch")
+BLOCK = Option("--batch-size", "Questions of a batch: each begins with one of every mandatory group.",
+               "train.batch_size", "N")
 MIXTURE = Option("FILE", "Mixture (YAML).", "data.mixture", "FILE", kind="required")
 FORCE = Option("--force", "Prepare anew what is prepared.", kind="switch")
 REQUIRED_NAME = dataclasses.replace(NAME, kind="required")
@@ -125,13 +127,13 @@ def export_data(call: Call) -> None:
         call.terminal.print_tree(document)
 
 
-@command(app, "mix", MIXTURE, COUNT, *SELECTION, SEED)
+@command(app, "mix", MIXTURE, COUNT, BLOCK, *SELECTION, SEED)
 def show_mixture(call: Call) -> None:
     """Check a mixture file: shares wanted and drawn, sizes, and a few questions of one draw."""
     from medvqa_cli.records import to_json
     from medvqa_cli.workflows.mixtures import load_mixture
 
-    mixed = load_mixture(call.settings, call.progress)
+    mixed = load_mixture(call.settings, call.progress, block=call.settings.train.batch_size)
     shown = mixed.samples[: call.count("count", 3)]
     if call.answer_json({"mixture": mixed.report, "samples": [to_json(sample) for sample in shown]}):
         return

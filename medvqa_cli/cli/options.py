@@ -97,7 +97,7 @@ SELECTION = _panel(
     _choice("--missing-images", "data.missing_images", "error|skip", "Stop at a missing image, or leave it out."),
 )
 DATA = (*_panel("Data", DATASET), *SELECTION)
-WORKERS = Option("--workers", "Processes that look at images; 0 takes one a core.", "data.workers", "N", panel="Data")
+WORKERS = Option("--workers", "Images looked at side by side; 0 takes one a core.", "data.workers", "N", panel="Data")
 PRESENTATION = _panel(
     "Prompt and image",
     _choice("--prompt-style", "prompt.style", "plain|short|minimal|chain_of_thought|think", "How a question is put."),
@@ -106,6 +106,7 @@ PRESENTATION = _panel(
     Option("--instruction", "Text added after every question.", "prompt.instruction", "TEXT"),
     _choice("--mask-mode", "mask.mode", "none|crop|masked", "Show only the segmented part of an image."),
     _choice("--mask-classes", "mask.classes", "all|disease|question", "Which classes of a mask count."),
+    Option("--mask-debug", "Keep pictures of N masked images to look at.", "mask.debug", "N"),
     _choice("--knowledge", "knowledge.mode", "off|record|graph", "Put facts of a knowledge graph before the question."),
     Option("--max-triples", "Most facts for a question.", "knowledge.max_triples", "N"),
 )

@@ -34,7 +34,8 @@ def print_analysis(terminal: Terminal, document: Mapping[str, Any]) -> None:
     terminal.print()
     _print_baselines(terminal, {f"{split}, {kind}": part for split, kinds in document["baselines"].items()
                                 for kind, part in kinds.items()})
-    others = [pair for other in document.get("against", ()) for pair in other["pairs"]]
+    others = [pair for other in document.get("against", ()) for pair in other["pairs"]
+              if pair["splits"][0] == f"{other['dataset']}/any"]
     for pair in (*document["leakage"], *others):
         terminal.print(f"{' / '.join(pair['splits'])}: {pair['shared_images']} of {pair['images']} images and "
                        f"{pair['shared_questions']} of {pair['questions']} questions in both; "
@@ -72,6 +73,7 @@ def print_answers(terminal: Terminal, run: str, summary: Mapping[str, Any]) -> N
                          _title(run, summary["protocol"]))
     terminal.print()
     terminal.print(describe_protocol(summary))
+    _warn_of_data(terminal, summary["protocol"])
 
 
 def print_calibration(terminal: Terminal, run: str, summary: Mapping[str, Any]) -> None:
@@ -85,6 +87,7 @@ def print_calibration(terminal: Terminal, run: str, summary: Mapping[str, Any]) 
                            f"{part['confidence']:.3f}", f"{part['accuracy']:.3f}"] for part in bins])
     terminal.print()
     terminal.print(describe_protocol(summary))
+    _warn_of_data(terminal, summary["protocol"])
 
 
 def print_mixture(terminal: Terminal, report: Mapping[str, Any]) -> None:
@@ -93,6 +96,12 @@ def print_mixture(terminal: Terminal, report: Mapping[str, Any]) -> None:
                          [[group["name"], ", ".join(group["datasets"]), group["available"], group["drawn"],
                            _percent(group["wanted"]), _percent(group["share"]), group["repeats"]]
                           for group in report["groups"]])
+
+
+def _warn_of_data(terminal: Terminal, protocol: Mapping[str, Any]) -> None:
+    """Say what the analysis of the data found: it belongs beside the numbers."""
+    for warning in protocol.get("inference", {}).get("data_warnings", ()):
+        terminal.warn(f"the data: {warning}")
 
 
 def _title(run: str, protocol: Mapping[str, Any]) -> str:

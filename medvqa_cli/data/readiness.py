@@ -64,7 +64,7 @@ def judge(document: Mapping[str, Any], finder: FaultFinder, *, train_split: str,
     no_images = finder.questions and not finder.has_images and not text_only
     found = {
         "no_questions": "" if finder.questions else "There is no question.",
-        "no_images": "No question has an image." if no_images else "",
+        "no_images": "No question has an image (if that is meant, set data.text_only)." if no_images else "",
         "unreadable_images": _name_some("Missing or unreadable images", [*document["images"]["unreadable"].values()]),
         "empty_questions": _name_some("Questions without a text", finder.silent),
         "answers_outside_options": _name_some("Questions whose answer is not among their options", finder.strays),

@@ -50,7 +50,7 @@ def build_sections(contents: Contents, gallery: Gallery | None) -> list[Section]
     answers, calibration = contents.metrics.get("answers", {}), contents.metrics.get("calibration", {})
     questions = [gallery] if gallery else [Note("No question is answered in this run yet: `medvqa infer`.")]
     return [
-        build_summary(answers, calibration, list_findings(contents.analysis)),
+        build_summary(answers, calibration, list_warnings(contents)),
         build_results(answers),
         build_training(contents.events),
         build_calibration(calibration, contents.details),
@@ -59,6 +59,17 @@ def build_sections(contents: Contents, gallery: Gallery | None) -> list[Section]
         build_provenance({key: value for key, value in contents.manifest.items() if key != "data"}, contents.settings,
                          contents.absent),
     ]
+
+
+def list_warnings(contents: Contents) -> list[str]:
+    """Return what is known against the data: found before training, and where answers were made; each once."""
+    stated, _ = keep_stated(contents.metrics.get("answers", {}))
+    protocols = [block["protocol"] for block in stated.values()]
+    protocols.append(contents.metrics.get("calibration", {}).get("protocol") or {})
+    found = [*list_findings(contents.analysis), *contents.manifest.get("data", {}).get("warnings", ())]
+    for protocol in protocols:
+        found += protocol.get("inference", {}).get("data_warnings", ())
+    return list(dict.fromkeys(found))
 
 
 def describe_run(contents: Contents) -> str:

@@ -50,10 +50,12 @@ class DataSettings(Section):
     """What to do with a question whose image is missing or unreadable: stop, or leave it out and count it."""
     max_pixels: PositiveInt = 64_000_000
     """Refuse images with more pixels than this."""
+    text_only: bool = False
+    """The data set is meant to have no images; else it is a fault if no question has one."""
     embed_images: bool = False
     """Copy every image into the prepared folder, which can then be moved to another machine."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that look at images; 0 takes one a core."""
+    """Images looked at side by side; 0 takes one a core."""
     mixture: Path | None = None
     """Train on several data sets, mixed as this YAML file says."""
     analyze: Literal["auto", "never"] = "auto"

@@ -7,15 +7,16 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.data.selection import ALL
+from medvqa_cli.data.selection import ALL, filter_answer_type, filter_language
 from medvqa_cli.data.store import iterate_split, read_split
 from medvqa_cli.errors import DataError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import write_atomically, write_json
+from medvqa_cli.runs import now
 from medvqa_cli.workflows.data import choose_dataset, choose_language, open_data, select_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from medvqa_cli.data.inspection import ImageReport
@@ -28,6 +29,7 @@ MAX_CHEAP_IMAGES = 5_000
 ANALYSIS = "analysis.json"
 PAGE = "analysis.html"
 HASHES = "images.jsonl"
+THUMBNAIL_PIXELS = 280
 UNCHECKED = "The data were not checked before training (data.skip_check)."
 
 
@@ -72,13 +74,32 @@ def analyze_data(settings: Settings, *, against: Sequence[str] = (), page: bool 
         "selection": part.selection,
         "stored": {split: _count_languages(part.prepared.path, split) for split in part.prepared.counts},
         "skipped": len(part.prepared.skipped),
-        **audit_samples(part.splits, part.images, train_split=settings.data.train_split, against=others),
+        **audit_samples(part.splits, part.images, train_split=settings.data.train_split,
+                        text_only=settings.data.text_only, against=others),
     }
     write_json(part.prepared.path / ANALYSIS, document)
     (part.prepared.path / PAGE).unlink(missing_ok=True)
     if page:
-        _write_page(part.prepared.path / PAGE, document)
+        _write_page(part.prepared.path / PAGE, document, settings.data.max_pixels)
     return document
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedSplit:
+    """The questions of a split that the settings select, read anew each time they are gone through."""
+
+    settings: Settings
+    folder: Path
+    split: str
+    language: str
+
+    def __iter__(self) -> Iterator[VQASample]:
+        data = self.settings.data
+        if data.limit or (data.subsample and self.split == data.train_split):
+            yield from select_samples(read_split(self.folder, self.split), self.split, self.settings, self.language)
+            return
+        for sample in iterate_split(self.folder, self.split):
+            yield from filter_answer_type(filter_language([sample], self.language), data.question_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +108,7 @@ class Part:
 
     prepared: PreparedData
     selection: dict[str, Any]
-    splits: dict[str, list[VQASample]]
+    splits: dict[str, SelectedSplit]
     images: ImageReport
 
 
@@ -96,18 +117,19 @@ def _read_part(settings: Settings, progress: Progress) -> Part:
     from medvqa_cli.data.inspection import inspect_images
 
     prepared, language = open_data(settings, progress), choose_language(settings)
-    splits = {split: select_samples(read_split(prepared.path, split), split, settings, language)
-              for split in prepared.counts}
+    splits = {split: SelectedSplit(settings, prepared.path, split, language) for split in prepared.counts}
     images = inspect_images((sample for samples in splits.values() for sample in samples), settings.data.max_pixels,
                             progress, workers=settings.data.workers, find_text=warn_burned_in,
                             cache=prepared.path / HASHES)
     return Part(prepared, describe_selection(settings, language), splits, images)
 
 
-def _write_page(path: Path, document: dict[str, Any]) -> None:
-    from medvqa_cli.reporting.analysis import render_analysis
+def _write_page(path: Path, document: dict[str, Any], max_pixels: int) -> None:
+    from medvqa_cli.data.images import make_thumbnail
+    from medvqa_cli.reporting.analysis import list_pictures, render_analysis
 
-    write_atomically(path, render_analysis(document))
+    thumbnails = {picture: make_thumbnail(picture, THUMBNAIL_PIXELS, max_pixels) for picture in list_pictures(document)}
+    write_atomically(path, render_analysis(document, thumbnails, written=now()))
 
 
 def _compare(settings: Settings, ours: Part, name: str, progress: Progress) -> dict[str, Any]:

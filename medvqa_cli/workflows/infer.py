@@ -45,8 +45,8 @@ def infer_split(settings: Settings, *, run: str | None = None, split: str | None
     split = split or settings.data.test_split
     load_samples(settings, split, progress=progress)  # a fault in the data is found before a large model is loaded
     target, loaded = open_model(settings, run, progress)
-    answer_split(settings, target, loaded, split=split, tag=tag or _default_tag(settings, split), overwrite=overwrite,
-                 progress=progress)
+    tag = tag or _default_tag(settings, split, target)
+    answer_split(settings, target, loaded, split=split, tag=tag, overwrite=overwrite, progress=progress)
     return target
 
 
@@ -152,10 +152,10 @@ def warn_malformed(number: int, total: int, progress: Progress) -> None:
 
 
 def group_samples(samples: Sequence[VQASample]) -> list[list[VQASample]]:
-    """Return samples grouped by their images, in order of appearance."""
+    """Return samples grouped by their images, in order of appearance; one without an image is a group of its own."""
     groups: dict[tuple[str, ...], list[VQASample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.images, []).append(sample)
+    for number, sample in enumerate(samples):
+        groups.setdefault(sample.images or (str(number),), []).append(sample)
     return list(groups.values())
 
 
@@ -216,10 +216,18 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, default=str, sort_keys=True)
 
 
-def _default_tag(settings: Settings, split: str) -> str:
+def _default_tag(settings: Settings, split: str, target: Run) -> str:
+    """Return the tag of answers that are not the run's main ones.
+
+    That is, those to blank images, to another split, with other facts or another part of the image than trained with.
+    """
     parts = ["blank"] if settings.infer.blank_images else []
     if split != settings.data.test_split:
         parts.append(split)
+    own = target.read_json("settings.json")
+    for section, mode in (("mask", settings.mask.mode), ("knowledge", settings.knowledge.mode)):
+        if mode != own.get(section, {}).get("mode", mode):
+            parts.append(f"{section}-{mode}")
     return "-".join(parts)
 
 

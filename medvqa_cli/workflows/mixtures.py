@@ -127,8 +127,8 @@ def _load_group(group: MixtureGroup, settings: Settings,
     for member in group.members:
         own = _choose_member(settings, group, member.dataset)
         presented = load_presented(own, group.split or own.data.train_split, progress, require_hits=True)
-        found.append(presented.samples)
-        described.append({"dataset": member.dataset, "fingerprint": open_data(own, SILENT).fingerprint,
-                          **presented.notes})
+        prepared = open_data(own, SILENT)
+        found.append((prepared.name, presented.samples))
+        described.append({"dataset": prepared.name, "fingerprint": prepared.fingerprint, **presented.notes})
         warnings += [f"{member.dataset}: {warning}" for warning in presented.warnings]
     return collect_group(group, found, seed=settings.seed), described, warnings

@@ -132,18 +132,21 @@ def detect_family(model_type: str, checkpoint: str) -> str:
 
 
 def build_scratch(settings: Settings, samples: Sequence[VQASample], directory: Path) -> ModelChoice:
-    """Write a small model of random weights, its tokenizer trained on the samples' questions and answers.
+    """Write a small model of random weights, its tokenizer trained on the samples' prompts and answers.
 
     Raises:
         SettingsError: If no family is named or its options do not fit.
     """
+    from medvqa_cli.data.prompts import build_turns, format_target
+
     name = settings.model.family or settings.model.name
     if not name:
         raise SettingsError("model.scratch needs a family.", "Name one with --model, such as --model llava.")
     family_name = plugins.models.resolve(name)
     family = plugins.models.get(family_name)
     options = read_options(family.Options, settings.model.options, "model.options")
-    texts = [text for sample in samples for text in (sample.question, sample.answer)]
+    texts = [text for sample in samples for text in (
+        *(turn.text for turn in build_turns(sample, settings.prompt)), format_target(sample, settings.prompt))]
     try:
         family.build_tiny(directory, texts=texts, options=options, seed=settings.seed)
     except ValueError as error:

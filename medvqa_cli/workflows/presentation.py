@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.data.prompts import check_prompt
 from medvqa_cli.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -37,15 +38,17 @@ def present_samples(samples: Sequence[VQASample], settings: Settings, root: Path
 
     Args:
         samples: The questions.
-        settings: `mask`, `knowledge` and `data.max_pixels` count.
+        settings: `mask`, `knowledge` and `data.max_pixels` count; `prompt` is checked.
         root: Folder of the data set's original files, where the knowledge graph lies.
         folder: Folder of the store; masked images are kept below it.
         progress: Where to report.
         require_hits: Fail where fewer questions have a mask than `mask.require_hit_rate`, instead of warning.
 
     Raises:
+        SettingsError: If the prompt's template or an exemplar is wrong.
         DataError: If an image, a mask or a graph cannot be read, or too few questions have a mask.
     """
+    check_prompt(settings.prompt)
     presented = Presented(list(samples))
     if settings.knowledge.mode != "off":  # first: a crop takes away boxes, which name what the picture shows
         presented = _inform(presented, settings, root, progress)

@@ -51,5 +51,4 @@ def render_prompt(sample: VQASample, settings: Settings) -> str:
     """
     from medvqa_cli.data import prompts
 
-    prompts.check_prompt(settings.prompt)
     return prompts.render_prompt(sample, settings.prompt)

@@ -35,7 +35,7 @@ GOOD = [make_sample(1, "/a.png")]
 @pytest.mark.parametrize(("splits", "images", "code", "message"), [
     ({"train": []}, IMAGES, "no_questions", "There is no question."),
     ({}, IMAGES, "no_questions", "There is no question."),
-    ({"train": [make_sample(1)]}, IMAGES, "no_images", "No question has an image."),
+    ({"train": [make_sample(1)]}, IMAGES, "no_images", "No question has an image (if that is meant, set data.text_only)."),
     ({"train": GOOD}, ImageReport({}, {"/a.png": "The image '/a.png' is missing."}), "unreadable_images",
      "Missing or unreadable images: 1, such as: The image '/a.png' is missing."),
     ({"train": [*GOOD, make_sample(2, "/a.png", question=" "), make_sample(3, "/a.png", question="\t")]}, IMAGES,
