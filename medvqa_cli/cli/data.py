@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.cli.command import command
 from medvqa_cli.cli.completion import complete_choice, complete_dataset
 from medvqa_cli.cli.groups import make_group
-from medvqa_cli.cli.options import DRY_RUN, NAME, OPEN, PRESENTATION, SEED, SELECTION, SPLIT, WORKERS, Option
+from medvqa_cli.cli.options import DRY_RUN, NAME, OPEN, OWN_DATA, PRESENTATION, SEED, SELECTION, SPLIT, WORKERS, Option
 from medvqa_cli.cli.tables import print_analysis, print_mixture
 from medvqa_cli.errors import DataError, SettingsError
 
@@ -59,7 +59,8 @@ def list_datasets(call: Call) -> None:
         call.terminal.print_table(["name", "origin", "about"], [list(row.values()) for row in rows])
 
 
-@command(app, "prepare", REQUIRED_NAME, FORCE, DOWNLOAD, *SELECTION, REVISION, EMBED, WORKERS, SEED, DRY_RUN)
+@command(app, "prepare", REQUIRED_NAME, FORCE, DOWNLOAD, *SELECTION, *OWN_DATA, REVISION, EMBED, WORKERS, SEED,
+         DRY_RUN)
 def prepare_data(call: Call) -> None:
     """Read the original files once, check them, and keep them ready; nothing is done if they have not changed."""
     from medvqa_cli.workflows.data import prepare_data as prepare
@@ -125,6 +126,9 @@ def export_data(call: Call) -> None:
                       copy_images=call.is_on("copy_images"), overwrite=call.is_on("overwrite"), progress=call.progress)
     if not call.answer_json(document):
         call.terminal.print_tree(document)
+        if form in {"llava", "unimedvl"}:
+            given = "" if call.is_on("copy_images") else f" --image-root {document['image_root']}"
+            call.progress.say(f"Read it back with: medvqa data prepare conversations --root {directory}{given}")
 
 
 @command(app, "mix", MIXTURE, COUNT, BLOCK, *SELECTION, SEED)

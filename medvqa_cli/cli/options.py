@@ -88,8 +88,6 @@ SELECTION = _panel(
     "Data",
     Option("--root", "Folder or archive of the data set's original files.", "data.root", "PATH"),
     _choice("--source", "data.source", "auto|local|hf", "Local files, or the hub copy."),
-    Option("--columns", "Columns of your own table, such as question=Q,answer=A,image=file.", "data.options.columns",
-           "FIELD=COLUMN,..."),
     Option("--language", "Keep questions in this language, or all.", "data.language", "CODE"),
     _choice("--question-type", "data.question_type", "all|closed|open", "Keep all, closed or open questions."),
     Option("--subsample", "Train on N questions drawn with the seed.", "data.subsample", "N"),
@@ -97,6 +95,12 @@ SELECTION = _panel(
     _choice("--missing-images", "data.missing_images", "error|skip", "Stop at a missing image, or leave it out."),
 )
 DATA = (*_panel("Data", DATASET), *SELECTION)
+OWN_DATA = _panel(
+    "Data",
+    Option("--columns", "Columns of your own table, such as question=Q,answer=A,image=file.", "data.options.columns",
+           "FIELD=COLUMN,..."),
+    Option("--image-root", "Folder that image paths in your own files start from.", "data.options.image_root", "DIR"),
+)
 WORKERS = Option("--workers", "Images looked at side by side; 0 takes one a core.", "data.workers", "N", panel="Data")
 PRESENTATION = _panel(
     "Prompt and image",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli import __version__, plugins
+from medvqa_cli.data.store import read_facts
 from medvqa_cli.errors import DataError, SettingsError
 from medvqa_cli.registry import normalize_name
 from medvqa_cli.settings.options import read_options
@@ -144,13 +145,16 @@ def find_source(settings: Settings) -> DataSource:
     name = typed if declared or typed in own else plugin_name
     if not re.fullmatch(r"[\w.-]*\w", name):
         raise SettingsError(f"The data set's name '{settings.data.dataset}' is none: use letters, digits, '_', '-'.")
+    folder = settings.paths.prepared.absolute() / name
+    root = _find_named_root(settings, typed, plugin_name, declared)
     options = _read_options(settings, typed, plugin, declared)
+    if plugin.card.single_file and not (root or declared or settings.data.options):
+        options = _recall_options(plugin, folder) or options
     reader = _describe_reader(settings, plugin_name, plugin, options)
     makers = {key: reader[key] for key in ("medvqa", "dataset", "plugin", "options")}
-    root = _find_named_root(settings, typed, plugin_name, declared)
     originals = find_originals(settings, name, plugin, options=options, root=root, makers=makers)
     return DataSource(name, plugin_name, plugin, options, originals, settings.data.source == "auto",
-                      settings.paths.prepared.absolute() / name, reader)
+                      folder, reader)
 
 
 def _read_options(settings: Settings, typed: str, plugin: Dataset,
@@ -158,6 +162,12 @@ def _read_options(settings: Settings, typed: str, plugin: Dataset,
     tree = {**(declared.options if declared else {}), **settings.data.options}
     own = declared and not settings.data.options
     return read_options(plugin.Options, tree, f"datasets.{typed}.options" if own else "data.options")
+
+
+def _recall_options(plugin: Dataset, folder: Path) -> BaseModel | None:
+    """Return the options a store of one's own files was prepared with: who names no file means the one used before."""
+    facts = read_facts(folder)
+    return read_options(plugin.Options, facts["reader"]["options"], "data.options") if facts else None
 
 
 def _find_named_root(settings: Settings, typed: str, plugin_name: str,

@@ -81,6 +81,17 @@ def test_the_root_is_remembered(configure, slake_root):
     assert len(load_samples(configure("slake"), "test")) == 2
 
 
+def test_options_of_ones_own_files_are_remembered(configure, tmp_path):
+    draw_image(tmp_path / "own" / "a.png")
+    (tmp_path / "own" / "rows.csv").write_text("Q,A,file\nIs it?,yes,a.png\n", encoding="utf-8")
+    columns = "question=Q,answer=A,image=file"
+    prepare_data(configure("table", tmp_path / "own" / "rows.csv", options={"columns": columns}))
+    assert not open_data(configure("table")).fresh
+    assert load_samples(configure("table"), "train")[0].question == "Is it?"
+    with pytest.raises(DataError, match="question"):
+        prepare_data(configure("table", tmp_path / "own" / "rows.csv"))  # a file named anew is read as it is said
+
+
 def test_opening_prepares_and_says_so(configure, slake_root):
     notes = Notes()
     assert open_data(configure("slake", slake_root), notes).fresh
