@@ -38,8 +38,8 @@ MAY_ALSO_IMPORT = {
     "cli": {"medvqa_cli.data.images"},  # the one safe way to open a picture, to draw it in a terminal
 }
 PLUGIN_FILES_MAY_IMPORT = {
-    "data.sources": {"medvqa_cli.data.protocol", "medvqa_cli.data.reading", "medvqa_cli.records", "medvqa_cli.errors",
-                     "medvqa_cli.settings.section", "medvqa_cli.progress"},
+    "data.sources": {"medvqa_cli.data.protocol", "medvqa_cli.data.reading", "medvqa_cli.data.exchange",
+                     "medvqa_cli.records", "medvqa_cli.errors", "medvqa_cli.settings.section", "medvqa_cli.progress"},
     "models.families": {"medvqa_cli.models.protocol", "medvqa_cli.models.processors", "medvqa_cli.models.tiny",
                         "medvqa_cli.records", "medvqa_cli.errors", "medvqa_cli.settings.section",
                         "medvqa_cli.data.prompts"},

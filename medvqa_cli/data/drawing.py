@@ -1,4 +1,4 @@
-"""A sample drawn as one picture: its images with their boxes, question and answer below."""
+"""A sample drawn as one picture: its images with their boxes, its texts below."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 def draw_sample(sample: VQASample, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return a sample as one RGB picture.
 
-    The images stand side by side, each scaled to `PANEL_SIZE` pixels on its longer side; boxes are drawn on the first.
-    Characters that Pillow's own font lacks, such as Chinese ones, appear as empty frames.
+    The images stand side by side, the answer's own images last, each scaled to `PANEL_SIZE` pixels on its longer side;
+    boxes are drawn on the first. Facts and earlier turns stand above the question. Characters that Pillow's own font
+    lacks, such as Chinese ones, appear as empty frames.
 
     Raises:
         DataError: If an image cannot be read.
@@ -36,7 +37,7 @@ def draw_sample(sample: VQASample, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     font = ImageFont.load_default(FONT_SIZE)
     panels = [_draw_panel(read_image(path, max_pixels), () if number else sample.boxes, font)
-              for number, path in enumerate(sample.images)]
+              for number, path in enumerate((*sample.images, *sample.output_images))]
     width = max(PANEL_SIZE, sum(panel.width + MARGIN for panel in panels) - MARGIN)
     lines = _write_lines(sample, int(width / LETTER_WIDTH))
     top = 2 * MARGIN + max((panel.height for panel in panels), default=0)
@@ -70,5 +71,7 @@ def _draw_panel(image: Image.Image, boxes: Sequence[Box], font: Any) -> Image.Im
 def _write_lines(sample: VQASample, columns: int) -> list[str]:
     facts = (sample.dataset, sample.split, sample.question_id, sample.answer_type, sample.question_type,
              sample.modality, sample.organ)
-    paragraphs = [f"Q: {sample.question}", f"A: {sample.answer}", " | ".join(filter(None, facts))]
+    pairs = (*sample.history, (sample.question, sample.answer))
+    paragraphs = [*sample.context, *(f"{sign}: {text}" for pair in pairs for sign, text in zip("QA", pair, strict=True)),
+                  " | ".join(filter(None, facts))]
     return [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, columns, subsequent_indent="    ")]
