@@ -72,6 +72,6 @@ def _write_lines(sample: VQASample, columns: int) -> list[str]:
     facts = (sample.dataset, sample.split, sample.question_id, sample.answer_type, sample.question_type,
              sample.modality, sample.organ)
     pairs = (*sample.history, (sample.question, sample.answer))
-    paragraphs = [*sample.context, *(f"{sign}: {text}" for pair in pairs for sign, text in zip("QA", pair, strict=True)),
-                  " | ".join(filter(None, facts))]
+    spoken = [f"{who}: {text}" for pair in pairs for who, text in zip("QA", pair, strict=True)]
+    paragraphs = [*sample.context, *spoken, " | ".join(filter(None, facts))]
     return [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, columns, subsequent_indent="    ")]

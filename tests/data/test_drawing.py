@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from medvqa_cli.data.drawing import COLOURS, MARGIN, PANEL_SIZE, draw_sample
+from medvqa_cli.data.drawing import COLOURS, LINE_HEIGHT, MARGIN, PANEL_SIZE, draw_sample
 from medvqa_cli.records import Box
 from tests.data.builders import draw_image, make_sample
 
@@ -51,3 +51,13 @@ def test_a_box_outside_or_inside_out_does_no_harm(tmp_path):
     boxes = (Box("a", 90, 50, 10, 5), Box("b", -50, -50, 500, 500))
     assert find_colour(draw_sample(make_sample(1, path, boxes=boxes[:1])), ORANGE) == [10, 5, 90, 50]
     assert draw_sample(make_sample(1, path, boxes=boxes)).width == PANEL_SIZE + 2 * MARGIN
+
+
+def test_a_conversation_shows_its_facts_its_turns_and_its_output(tmp_path):
+    first, last = draw_image(tmp_path / "a.png", 50), draw_image(tmp_path / "b.png", 200)
+    plain = draw_sample(make_sample(1, first))
+    talk = draw_sample(make_sample(1, first, history=(("q", "a"), ("q", "a")), context=("fact",),
+                                   output_images=(str(last),)))
+    assert talk.height == plain.height + 5 * LINE_HEIGHT
+    assert talk.width == 2 * PANEL_SIZE + 3 * MARGIN
+    assert talk.getpixel((2 * MARGIN + PANEL_SIZE + 5, MARGIN + 5)) == (200, 200, 200)
