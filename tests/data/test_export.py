@@ -209,15 +209,15 @@ def test_the_demo_comes_back(tmp_path, form):
     assert sort(read_back(report, form)) == sort(found)
 
 
-def test_a_conversation_keeps_its_marks_where_they_stood(tmp_path):
-    texts = ["Compare <image>\nwith <image>: what?", "It grew."]
+@pytest.mark.parametrize("texts", [["Compare <image>\nwith <image>: what?", "It grew."],
+                                   ["Hello", "Yes?", "<image> and <image>\n?", "CT"]])
+def test_a_conversation_keeps_its_marks_where_they_stood(tmp_path, texts):
     row = {"id": "7", "image": ["1.png", "2.png"], "conversations": [
-        {"from": ("human", "gpt")[number], "value": text} for number, text in enumerate(texts)]}
+        {"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]}
     (tmp_path / "train.json").write_text(json.dumps([row]))
     found = list(conversations.PLUGIN.read(tmp_path / "train.json", conversations.PLUGIN.Options()))
     report = export(found, tmp_path / "out", "llava")
-    [written] = read_rows(report.files["train"])
-    assert [turn["value"] for turn in written["conversations"]] == texts
+    assert [turn["value"] for turn in read_rows(report.files["train"])[-1]["conversations"]] == texts
     assert read_back(report, "llava") == found
 
 

@@ -68,11 +68,11 @@ def _write_turns(sample: VQASample, separator: str, ending: str) -> list[dict[st
         raise DataError(f"Question '{sample.question_id}' of data set '{sample.dataset}', split '{sample.split}', has "
                         f"'{MARK}' in its text, which stands for a picture in this form.",
                         "Export it as parquet or jsonl.")
-    marks = f"{MARK}\n" * len(sample.images)
     marked = sample.extra.get(MARKED_KEY, "")
-    is_fitting = (marked.count(MARK) == len(sample.images) and remove_marks(marked) == sample.question
-                  and not sample.history)
-    texts[0] = marked if is_fitting and marked else f"{marks}{separator if marks else ''}{texts[0]}"
+    if sample.images and marked.count(MARK) == len(sample.images) and remove_marks(marked) == sample.question:
+        texts[-2] = marked
+    elif sample.images:
+        texts[0] = f"{MARK}\n" * len(sample.images) + separator + texts[0]
     texts[-1] += ending
     return [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]
 
