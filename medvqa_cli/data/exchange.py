@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.fields import is_unicode, quote
+from medvqa_cli.data.rows import MAPPINGS
 from medvqa_cli.records import VQASample
 
 if TYPE_CHECKING:
@@ -93,15 +95,21 @@ def restore_sample(row: Row, values: Mapping[str, Any], place: str = "") -> VQAS
     from pydantic import ValidationError
 
     prefix = f"{place}." if place else ""
-    if unknown := next((key for key in values if key not in FIELDS), None):
-        raise row.error(f"{quote(f'{prefix}{unknown}')} is no field of a sample", "The file was changed after export.")
+    if unknown := [key for key in values if key not in FIELDS]:
+        raise row.error(f"{quote(f'{prefix}{unknown[0]}')} is no field of a sample", "The file was changed after export.")
     try:
-        return _make_checker().validate_python(dict(values))
+        sample = _make_checker().validate_python(dict(values))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         name = quote(prefix + ".".join(map(str, fault["loc"])))
         raise row.error(f"{name} is {quote(fault['input'])}: {fault['msg'].lower()}",
                         "The file was changed after export.") from error
+    for key in MAPPINGS:
+        try:
+            json.dumps(getattr(sample, key), ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError) as error:  # half a character, NaN, thousands of nested lists
+            raise row.error(f"'{prefix}{key}' cannot be kept as JSON: {error}") from error
+    return sample
 
 
 @functools.cache

@@ -86,8 +86,7 @@ class Conversations:
             """How conversations are read."""
 
             image_root: Path | None = None
-            """Folder that picture paths start from, absolute or relative to the files' folder; that folder itself if
-            not given."""
+            """Folder that picture paths start from, absolute or relative to the files' folder; else that folder."""
             absolute_paths: bool = False
             """Accept absolute picture paths, which may lead anywhere on this machine."""
             split: str = Field("", pattern=r"^\w*$")

@@ -256,6 +256,9 @@ TURN_FAULT = ("turn {} in 'conversations' should have a 'from' (human, gpt or sy
     (llava("<image>q", "a", medvqa={"organ": 3}), '"medvqa.organ" is 3: input should be a valid string'),
     (llava("<image>q", "a", medvqa={"boxes": [{"label": "x"}]}),
      '"medvqa.boxes.0.x1" is {"label": "x"}: field required'),
+    (llava("<image>q", "a", medvqa={"scene_graph": {"a": "\ud800"}}), "'medvqa.scene_graph' cannot be kept as JSON: "),
+    (llava("<image>q", "a", medvqa={"": 1}), '"medvqa." is no field of a sample'),
+    (llava("<image>q", "a", medvqa={"labels": {"a": float("nan")}}), "'medvqa.labels' cannot be kept as JSON: "),
     (llava("<image>q", "a", medvqa={"masks": ["../x"]}), "the path \"../x\" in 'masks' does not stay inside"),
 ])
 def test_a_bad_row_is_named(tmp_path, row, message):
