@@ -33,6 +33,7 @@ TURN_KEYS = ("conversations", "message")
 """Where LLaVA and UniMedVL keep the turns."""
 MARK_HINT = (f"Put one {MARK} for each picture into the text, in the order of the pictures: into human turns for input "
              "pictures, into gpt turns for output pictures.")
+CHANGED = "The file was changed after its export, or made by another version of medvqa."
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 
 
@@ -96,14 +97,14 @@ def restore_sample(row: Row, values: Mapping[str, Any], place: str = "") -> VQAS
 
     prefix = f"{place}." if place else ""
     if unknown := [key for key in values if key not in FIELDS]:
-        raise row.error(f"{quote(f'{prefix}{unknown[0]}')} is no field of a sample", "The file was changed after export.")
+        raise row.error(f"{quote(f'{prefix}{unknown[0]}')} is no field of a sample", CHANGED)
     try:
         sample = _make_checker().validate_python(dict(values))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         name = quote(prefix + ".".join(map(str, fault["loc"])))
         raise row.error(f"{name} is {quote(fault['input'])}: {fault['msg'].lower()}",
-                        "The file was changed after export.") from error
+                        CHANGED) from error
     for key in MAPPINGS:
         try:
             json.dumps(getattr(sample, key), ensure_ascii=False, allow_nan=False).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 from collections import Counter, defaultdict
 from functools import cached_property
@@ -196,9 +197,7 @@ class ConversationReader:
                             PATH_HINT) from error
 
     def _name_images(self, images: Iterable[str]) -> str:
-        paths = (Path(image) for image in images)
-        return " + ".join(path.relative_to(self._folder).as_posix() if path.is_relative_to(self._folder) else str(path)
-                          for path in paths)
+        return " + ".join(image.removeprefix(f"{self._folder}{os.sep}").replace(os.sep, "/") for image in images)
 
     def _make_id(self, split: str, wanted: str) -> str:
         """Return an id that no other question of the split has."""
