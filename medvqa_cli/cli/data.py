@@ -67,6 +67,8 @@ def prepare_data(call: Call) -> None:
 
     if call.is_on("download"):
         call.assign("data.source", "hf", "--download")
+    if root := call.text("image_root"):  # as typed: from here, not from the files' folder
+        call.assign("data.options.image_root", str(Path(root).expanduser().absolute()), "--image-root")
     if call.is_on("dry_run"):
         from medvqa_cli.cli.plans import show_plan
 

@@ -99,7 +99,7 @@ OWN_DATA = _panel(
     "Data",
     Option("--columns", "Columns of your own table, such as question=Q,answer=A,image=file.", "data.options.columns",
            "FIELD=COLUMN,..."),
-    Option("--image-root", "Folder that image paths in your own files start from.", "data.options.image_root", "DIR"),
+    Option("--image-root", "Folder that image paths in your own files start from.", metavar="DIR"),
 )
 WORKERS = Option("--workers", "Images looked at side by side; 0 takes one a core.", "data.workers", "N", panel="Data")
 PRESENTATION = _panel(
