@@ -214,5 +214,5 @@ def test_the_reader_of_imports_sees_what_is_hidden():
         ("peft", True, False), ("medvqa_cli.runs", False, False), ("medvqa_cli.data", False, False)]
     assert own_part("medvqa_cli.runs") == "runs"
     assert own_part("medvqa_cli.__version__") == "__init__"
-    assert own_part("medvqa_cli.data.store") == "data"
+    assert own_part("medvqa_cli.data.prepared.store") == "data"
     assert own_part("typer.core") is None

@@ -56,8 +56,8 @@ def test_the_commands_run(home):
     lines = sorted(commands("run"), key=lambda line: not line.startswith("medvqa data"))
     assert len(lines) > 10
     for line in lines:
-        line = line.replace("medvqa runs show quickstart", "medvqa runs show quickstart-quick")
-        done = run(line.replace("examples/", f"{REPOSITORY}/examples/"), home)
+        typed = line.replace("runs show quickstart", "runs show quickstart-quick")
+        done = run(typed.replace("examples/", f"{REPOSITORY}/examples/"), home)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
 

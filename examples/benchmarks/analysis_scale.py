@@ -21,8 +21,8 @@ import time
 
 import numpy as np
 
-from medvqa_cli.data.audit import ImageReport, audit_samples
-from medvqa_cli.data.image_hashes import find_near_pairs
+from medvqa_cli.data.analysis.audit import ImageReport, audit_samples
+from medvqa_cli.data.analysis.image_hashes import find_near_pairs
 from medvqa_cli.records import VQASample
 
 WORDS = ("the", "left", "right", "lung", "heart", "liver", "shows", "is", "there", "any", "lesion", "in", "of", "this",

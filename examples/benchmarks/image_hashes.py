@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
-from medvqa_cli.data.image_hashes import MAX_DISTANCE, hash_look
+from medvqa_cli.data.analysis.image_hashes import MAX_DISTANCE, hash_look
 from medvqa_cli.data.images import read_image
 
 

@@ -67,7 +67,7 @@ def read_samples(root: Path):
 
 def measure(root: Path, store: Path, workers: int, *, embed: bool) -> dict[str, float]:
     """Prepare once in this process; seconds of each step, and peak megabytes."""
-    from medvqa_cli.data.store import fingerprint_files, iterate_split, read_split, write_store
+    from medvqa_cli.data.prepared.store import fingerprint_files, iterate_split, read_split, write_store
 
     seconds: dict[str, float] = {}
 

@@ -12,8 +12,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.data.fields import is_unicode, quote
-from medvqa_cli.data.rows import MAPPINGS
+from medvqa_cli.data.files.fields import is_unicode, quote
+from medvqa_cli.data.prepared.rows import MAPPINGS
 from medvqa_cli.records import VQASample
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pydantic import TypeAdapter
 
-    from medvqa_cli.data.fields import Row
+    from medvqa_cli.data.files.fields import Row
 
 FIELDS = frozenset(spec.name for spec in dataclasses.fields(VQASample))
 MARK = "<image>"

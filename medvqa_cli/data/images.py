@@ -13,8 +13,8 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from medvqa_cli.data.dicom import DicomFile, is_dicom
-from medvqa_cli.data.levels import stretch_levels
+from medvqa_cli.data.dicom.file import DicomFile, is_dicom
+from medvqa_cli.data.dicom.levels import stretch_levels
 from medvqa_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, *, window: tuple[
 
     EXIF orientation is applied; transparency is laid on white; grey of more than 8 bits (16-bit or float) is stretched
     so that its darkest pixel becomes 0 and its brightest 255; of an animation or a multi-page file the first is taken.
-    How DICOM is shown is described in `medvqa_cli.data.dicom`.
+    How DICOM is shown is described in `medvqa_cli.data.dicom.file`.
 
     Args:
         path: A PNG, JPEG, TIFF, BMP, GIF, WebP or DICOM file; what it is is read from its content, not from its name

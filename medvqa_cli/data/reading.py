@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medvqa_cli.data.fields import PATH_HINT, Row, is_unicode, quote, stays_inside
-from medvqa_cli.data.tables import (
+from medvqa_cli.data.files.fields import PATH_HINT, Row, is_unicode, quote, stays_inside
+from medvqa_cli.data.files.tables import (
     RESTORE,
     read_csv_rows,
     read_json,

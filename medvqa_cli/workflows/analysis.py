@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.data.prepared.store import iterate_split, read_split
 from medvqa_cli.data.selection import ALL, filter_answer_type, filter_language
-from medvqa_cli.data.store import iterate_split, read_split
 from medvqa_cli.errors import DataError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import write_atomically, write_json
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from medvqa_cli.data.inspection import ImageReport
+    from medvqa_cli.data.analysis.inspection import ImageReport
     from medvqa_cli.records import VQASample
     from medvqa_cli.settings.schema import Settings
     from medvqa_cli.workflows.data import PreparedData
@@ -53,7 +53,7 @@ def analyze_data(settings: Settings, *, against: Sequence[str] = (), page: bool 
     """Examine the questions that the settings select, and keep the result beside the store.
 
     `analysis.json` holds the document, `analysis.html` a page of plots if it is asked for. Every picture is decoded
-    once, and not again while it does not change. The document's shape is described in `medvqa_cli.data.audit`.
+    once, and not again while it does not change. The document's shape is described in `medvqa_cli.data.analysis.audit`.
 
     Args:
         settings: What is selected; `data.workers` processes look at the images.
@@ -64,7 +64,7 @@ def analyze_data(settings: Settings, *, against: Sequence[str] = (), page: bool 
     Raises:
         MedVQAError: As `prepare_data`. What the analysis finds is no error: see its "verdict".
     """
-    from medvqa_cli.data.audit import audit_samples
+    from medvqa_cli.data.analysis.audit import audit_samples
 
     part = _read_part(settings, progress)
     others = [_compare(settings, part, name, progress) for name in dict.fromkeys(against)]
@@ -113,8 +113,8 @@ class Part:
 
 
 def _read_part(settings: Settings, progress: Progress) -> Part:
+    from medvqa_cli.data.analysis.inspection import inspect_images
     from medvqa_cli.data.images import warn_burned_in
-    from medvqa_cli.data.inspection import inspect_images
 
     prepared, language = open_data(settings, progress), choose_language(settings)
     splits = {split: SelectedSplit(settings, prepared.path, split, language) for split in prepared.counts}
@@ -134,7 +134,7 @@ def _write_page(path: Path, document: dict[str, Any], max_pixels: int) -> None:
 
 def _compare(settings: Settings, ours: Part, name: str, progress: Progress) -> dict[str, Any]:
     """Return what the examined data set shares with another one, of which all questions in all languages count."""
-    from medvqa_cli.data.audit import compare_datasets
+    from medvqa_cli.data.analysis.audit import compare_datasets
 
     theirs = _read_part(choose_dataset(settings, name, language=ALL, question_type=ALL, limit=None, subsample=None),
                         progress)
@@ -175,7 +175,7 @@ def check_data(settings: Settings, progress: Progress = SILENT) -> DataCheck:
 
 def find_analysis(settings: Settings, prepared: PreparedData) -> dict[str, Any] | None:
     """Return the analysis that is there, if it is one of these data and covers what the settings select."""
-    from medvqa_cli.data.readiness import covers
+    from medvqa_cli.data.analysis.readiness import covers
 
     document = _read_analysis(prepared.path / ANALYSIS)
     wanted = describe_selection(settings, choose_language(settings))
@@ -209,7 +209,7 @@ def _name_command(settings: Settings, action: str) -> str:
 
 
 def _list_warnings(document: dict[str, Any], settings: Settings) -> tuple[str, ...]:
-    from medvqa_cli.data.readiness import summarize_warnings
+    from medvqa_cli.data.analysis.readiness import summarize_warnings
 
     return tuple(summarize_warnings(document, describe_selection(settings, choose_language(settings))))
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli import __version__, plugins
+from medvqa_cli.data.prepared.store import fingerprint_files, lock_store, read_facts, read_split, write_store
 from medvqa_cli.data.selection import ALL, draw_subsample, filter_answer_type, filter_language
-from medvqa_cli.data.store import fingerprint_files, lock_store, read_facts, read_split, write_store
 from medvqa_cli.errors import DataError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.runs import now

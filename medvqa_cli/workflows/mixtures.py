@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.data.mixture import GroupSamples, Mixture, MixtureGroup, collect_group, draw_mixture
+from medvqa_cli.data.mixing.mixture import GroupSamples, Mixture, MixtureGroup, collect_group, draw_mixture
 from medvqa_cli.errors import SettingsError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.workflows.analysis import DataCheck, check_data
@@ -104,7 +104,7 @@ def read_settings_mixture(settings: Settings) -> tuple[Mixture, Settings]:
     Raises:
         SettingsError: If none is named, the file is wrong, or it declares a data set that the settings declare too.
     """
-    from medvqa_cli.data.mixture_file import read_mixture
+    from medvqa_cli.data.mixing.file import read_mixture
 
     if settings.data.mixture is None:
         raise SettingsError("No mixture is named.", "Name a YAML file with --mixture.")

@@ -140,8 +140,8 @@ def _find_hub_copy(name: str, plugin: Dataset) -> HubCopy:
 
 
 def _find_local(plugin: Dataset, root: Path | None) -> Originals:
-    from medvqa_cli.data.archives import is_archive, unpack_archive
-    from medvqa_cli.data.hub import is_saved_table, lay_out_saved
+    from medvqa_cli.data.files.archives import is_archive, unpack_archive
+    from medvqa_cli.data.files.hub import is_saved_table, lay_out_saved
 
     if root is None:
         return Originals("local", {})
@@ -150,7 +150,7 @@ def _find_local(plugin: Dataset, root: Path | None) -> Originals:
         return Originals("archive", {"root": str(root), "bytes": facts.st_size, "changed": facts.st_mtime_ns},
                          lambda target, progress: unpack_archive(root, target, progress=progress))
     if root.is_dir() and (plugin.card.hub or is_saved_to_disk(root)) and is_saved_table(root):
-        from medvqa_cli.data.store import fingerprint_files
+        from medvqa_cli.data.prepared.store import fingerprint_files
 
         return Originals("table", {"root": str(root), "files": fingerprint_files(root)},
                          lambda target, progress: lay_out_saved(root, target, progress=progress))
@@ -168,7 +168,7 @@ def _generate(plugin: GeneratedDataset, options: BaseModel | None, target: Path,
 
 
 def _fetch(copy: HubCopy, revision: str | None, name: str, target: Path, progress: Progress) -> None:
-    from medvqa_cli.data.hub import fetch_hub_copy
+    from medvqa_cli.data.files.hub import fetch_hub_copy
 
     try:
         fetch_hub_copy(copy, target, revision=revision, progress=progress)

@@ -59,7 +59,7 @@ def present_samples(samples: Sequence[VQASample], settings: Settings, root: Path
 
 def _mask(presented: Presented, settings: Settings, folder: Path, progress: Progress, *,
           require_hits: bool) -> Presented:
-    from medvqa_cli.data.masks import apply_masks, check_hit_rate, warn_hit_rate
+    from medvqa_cli.data.masking.masks import apply_masks, check_hit_rate, warn_hit_rate
 
     masked = apply_masks(presented.samples, settings.mask, folder / "masked", max_pixels=settings.data.max_pixels,
                          progress=progress)
@@ -73,7 +73,7 @@ def _mask(presented: Presented, settings: Settings, folder: Path, progress: Prog
 
 
 def _inform(presented: Presented, settings: Settings, root: Path, progress: Progress) -> Presented:
-    from medvqa_cli.data.knowledge import attach_knowledge
+    from medvqa_cli.data.knowledge.facts import attach_knowledge
 
     result = attach_knowledge(presented.samples, settings.knowledge, root, progress=progress)
     return Presented(result.samples, presented.notes | {"knowledge": result.report},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli import __version__, plugins
-from medvqa_cli.data.store import read_facts
+from medvqa_cli.data.prepared.store import read_facts
 from medvqa_cli.errors import DataError, SettingsError
 from medvqa_cli.registry import normalize_name
 from medvqa_cli.settings.options import read_options

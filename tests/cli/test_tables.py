@@ -6,7 +6,7 @@ import pytest
 
 from medvqa_cli.cli.tables import print_analysis, print_calibration
 from medvqa_cli.cli.terminal import Terminal
-from medvqa_cli.data.audit import ImageReport, audit_samples
+from medvqa_cli.data.analysis.audit import ImageReport, audit_samples
 from medvqa_cli.records import AnswerSample, Prediction, VQASample, write_json, write_jsonl
 
 

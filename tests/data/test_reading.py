@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from medvqa_cli.data import tables
+from medvqa_cli.data.files import tables
 from medvqa_cli.data.protocol import DatasetCard
 from medvqa_cli.data.reading import (
     Row,

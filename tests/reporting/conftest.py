@@ -133,7 +133,7 @@ def measure_baselines(samples: list[VQASample]) -> dict:
 
 def build_run(folder: Path, images: int = 30, change: Callable[[list[VQASample]], list[VQASample]] = list) -> Run:
     """Write a run folder; `change` may alter the questions before they are answered."""
-    from medvqa_cli.data.audit import audit_samples, inspect_images
+    from medvqa_cli.data.analysis.audit import audit_samples, inspect_images
     from medvqa_cli.workflows.evaluate import evaluate_answers, evaluate_samples
 
     run = Run(folder / "example")

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from medvqa_cli.data.audit import ImageReport, audit_samples, compare_datasets
-from medvqa_cli.data.readiness import CHECKS
+from medvqa_cli.data.analysis.audit import ImageReport, audit_samples, compare_datasets
+from medvqa_cli.data.analysis.readiness import CHECKS
 from medvqa_cli.errors import DataError
 from medvqa_cli.records import VQASample
 from medvqa_cli.reporting import analysis

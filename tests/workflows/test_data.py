@@ -254,7 +254,7 @@ def test_ctrl_c_leaves_the_old_store(configure, slake_root, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medvqa_cli.data.image_copies.check_image", interrupt)
+    monkeypatch.setattr("medvqa_cli.data.prepared.image_copies.check_image", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare_data(settings, force=True)
     assert open_data(settings) == dataclasses.replace(before, fresh=False)

@@ -6,12 +6,12 @@ import pytest
 
 from medvqa_cli.errors import DataError, RunError
 from medvqa_cli.progress import SILENT
-from medvqa_cli.records import read_jsonl
+from medvqa_cli.records import VQASample, read_jsonl
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.workflows.calibrate import evaluate_calibration, select_yes_no
 from medvqa_cli.workflows.data import load_samples
 from medvqa_cli.workflows.evaluate import evaluate_answers
-from medvqa_cli.workflows.infer import infer_image, infer_split
+from medvqa_cli.workflows.infer import group_samples, infer_image, infer_split
 from tests.workflows.conftest import merge
 
 
@@ -194,3 +194,9 @@ def test_a_question_answered_twice_is_an_error(own_run):
     path.write_bytes(path.read_bytes() + path.read_bytes().splitlines(keepends=True)[0])
     with pytest.raises(RunError, match="twice"):
         evaluate_answers(run, settings)
+
+
+def test_questions_without_an_image_are_answered_one_by_one():
+    samples = [VQASample(dataset="d", split="test", question_id=str(n), image_id="", question="Is it?", answer="yes",
+                         answer_type="closed", images=("/a.png",) if n % 2 else ()) for n in range(4)]
+    assert [[sample.question_id for sample in group] for group in group_samples(samples)] == [["0"], ["1", "3"], ["2"]]

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from medvqa_cli.data import hub
+from medvqa_cli.data.files import hub
 from medvqa_cli.errors import DataError, SettingsError
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.workflows.data import load_samples, prepare_data

@@ -8,29 +8,19 @@ import pytest
 
 from medvqa_cli.errors import RunError
 from medvqa_cli.inference.protocol import Generation
-from medvqa_cli.progress import SilentProgress
 from medvqa_cli.records import AnswerSample, VQASample, read_jsonl, write_json
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.workflows.calibrate import draw_samples, evaluate_calibration, read_answers
 from medvqa_cli.workflows.infer import answer_samples, infer_split
+from tests.data.builders import Notes
 from tests.workflows.conftest import merge
 
 THINK = make_settings({"prompt": {"style": "think"}})
 
 
-class Listener(SilentProgress):
-    """Keeps what is warned of."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message):
-        self.warnings.append(message)
-
-
 @pytest.fixture
-def progress() -> Listener:
-    return Listener()
+def progress() -> Notes:
+    return Notes()
 
 
 class Parrot:
@@ -48,7 +38,7 @@ class Parrot:
 
 def make_samples(count: int, **values) -> list[VQASample]:
     return [VQASample(dataset="d", split="test", question_id=str(n), image_id="i", question="Is it?", answer="yes",
-                      answer_type="closed", **values) for n in range(count)]
+                      answer_type="closed", images=("/i.png",), **values) for n in range(count)]
 
 
 def test_the_answer_is_read_from_the_reply_and_the_reply_is_kept(progress):

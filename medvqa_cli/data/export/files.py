@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.exchange import restore_sample
-from medvqa_cli.data.fields import PATH_HINT
+from medvqa_cli.data.files.fields import PATH_HINT
+from medvqa_cli.data.prepared.rows import LISTS, MAPPINGS, PICTURES, SIDES, TABLES, TEXTS
 from medvqa_cli.data.reading import join_path, read_jsonl_rows, read_parquet_rows
-from medvqa_cli.data.rows import LISTS, MAPPINGS, PICTURES, SIDES, TABLES, TEXTS
 from medvqa_cli.errors import DataError
 from medvqa_cli.records import VQASample
 

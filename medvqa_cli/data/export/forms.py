@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.exchange import MARK, MARKED_KEY, OWN_KEY, remove_marks
-from medvqa_cli.data.rows import PICTURES
+from medvqa_cli.data.prepared.rows import PICTURES
 from medvqa_cli.errors import DataError
 from medvqa_cli.records import to_json
 

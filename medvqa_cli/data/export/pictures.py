@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medvqa_cli.data.fields import stays_inside
-from medvqa_cli.data.image_copies import look_at_image
+from medvqa_cli.data.files.fields import stays_inside
 from medvqa_cli.data.images import measure_image
-from medvqa_cli.data.rows import list_pictures
+from medvqa_cli.data.prepared.image_copies import look_at_image
+from medvqa_cli.data.prepared.rows import list_pictures
 from medvqa_cli.errors import DataError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medvqa_cli.data.rows import check_sample, encode_samples, make_features
+from medvqa_cli.data.prepared.rows import check_sample, encode_samples, make_features
 from medvqa_cli.data.sources import path_vqa, slake, vqa_rad
 from medvqa_cli.errors import DataError
 from tests.data.builders import build_rad, build_slake, rad_record, slake_record

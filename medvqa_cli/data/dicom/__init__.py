@@ -1,0 +1,1 @@
+"""DICOM files as pictures: header, pixel data, grey levels."""

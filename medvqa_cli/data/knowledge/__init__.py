@@ -1,0 +1,1 @@
+"""Facts of a knowledge graph for a question."""

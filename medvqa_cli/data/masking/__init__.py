@@ -1,0 +1,1 @@
+"""The segmented part of a picture: regions, crops, hit rates."""

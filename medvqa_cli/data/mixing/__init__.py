@@ -1,0 +1,1 @@
+"""Several data sets mixed: the file, the groups, the draw."""
