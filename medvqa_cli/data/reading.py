@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,20 @@ from medvqa_cli.data.files.tables import (
 from medvqa_cli.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from medvqa_cli.data.protocol import DatasetCard
 
-__all__ = ["Row", "find_folder", "is_hub_layout", "is_unicode", "join_path", "quote", "read_csv_rows", "read_hub_rows",
-           "read_json", "read_json_rows", "read_jsonl_rows", "read_parquet_rows", "read_rows", "read_text"]
+__all__ = [
+    "SPLIT_WORDS", "Row", "find_folder", "find_split_words", "is_hub_layout", "is_unicode", "join_path", "name_splits",
+    "quote", "read_csv_rows", "read_hub_rows", "read_json", "read_json_rows", "read_jsonl_rows", "read_parquet_rows",
+    "read_rows", "read_text",
+]
 
 HUB_FACTS = "hub.json"
+SPLIT_WORDS = {"train": "train", "training": "train", "validation": "validation", "validate": "validation",
+               "val": "validation", "valid": "validation", "dev": "validation", "test": "test", "testing": "test"}
+"""Words for the splits -> the split."""
 
 
 def find_folder(card: DatasetCard, root: Path | None, find_fault: Callable[[Path], str]) -> Path:
@@ -71,6 +78,18 @@ def _check_root(card: DatasetCard, root: Path, find_fault: Callable[[Path], str]
 
 def _is_fit(card: DatasetCard, path: Path) -> bool:
     return path.is_dir() or (card.single_file and path.is_file())
+
+
+def find_split_words(path: Path) -> set[str]:
+    """Return the splits that a file's name speaks of, such as {"validation"} for `own_val.csv`."""
+    return {SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", path.stem.lower()) if word in SPLIT_WORDS}
+
+
+def name_splits(paths: Iterable[Path]) -> dict[Path, str]:
+    """Return the split that each file's name stands for: train if none of them stands for one, empty if others do."""
+    words = {path: find_split_words(path) for path in paths}
+    rest = "" if any(words.values()) else "train"
+    return {path: next(iter(splits)) if len(splits) == 1 else rest for path, splits in words.items()}
 
 
 def is_hub_layout(root: Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import json
 import os
-import re
 from collections import Counter, defaultdict
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.exchange import MARKED_KEY, OWN_KEY, TURN_KEYS, Dialogue, read_dialogue, restore_sample
 from medvqa_cli.data.protocol import DatasetCard
-from medvqa_cli.data.reading import Row, find_folder, is_unicode, join_path, quote, read_json_rows, read_jsonl_rows
+from medvqa_cli.data.reading import (
+    SPLIT_WORDS,
+    Row,
+    find_folder,
+    find_split_words,
+    is_unicode,
+    join_path,
+    quote,
+    read_json_rows,
+    read_jsonl_rows,
+)
 from medvqa_cli.errors import DataError
 from medvqa_cli.records import AnswerType, VQASample
 
@@ -23,8 +32,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 SUFFIXES = (".json", ".jsonl")
-SPLIT_WORDS = {"train": "train", "training": "train", "validation": "validation", "validate": "validation",
-               "val": "validation", "valid": "validation", "dev": "validation", "test": "test", "testing": "test"}
 OWN_ENDINGS = ("_llava_sft.json", "_unimedvl.jsonl")
 IMAGE_KEYS = ("image", "images")
 FORMAT_KEYS = {*TURN_KEYS, *IMAGE_KEYS, "id", "answer_type", "input_img", "output_img", OWN_KEY}
@@ -240,7 +247,7 @@ def _group_files(folder: Path) -> dict[str, list[Path]]:
 
 def _find_split(path: Path) -> str:
     """Return the one split that a file's name speaks of, or an empty text."""
-    found = {SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", path.stem.lower()) if word in SPLIT_WORDS}
+    found = find_split_words(path)
     return found.pop() if len(found) == 1 else ""
 
 

@@ -8,18 +8,19 @@ import hashlib
 import itertools
 import posixpath
 import re
+import string
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medvqa_cli.data.protocol import DatasetCard
-from medvqa_cli.data.reading import Row, find_folder, is_unicode, quote, read_rows
+from medvqa_cli.data.reading import SPLIT_WORDS, Row, find_folder, is_unicode, name_splits, quote, read_rows
 from medvqa_cli.errors import DataError
 from medvqa_cli.records import AnswerType, VQASample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from pydantic import BaseModel
 
@@ -29,10 +30,7 @@ UNIFORM_SUFFIXES = (".csv", ".tsv", ".parquet")
 REQUIRED = ("question", "answer")
 FIELDS = (*REQUIRED, "image", "image_id", "question_id", "split", "answer_type", "options", "alternatives", "context",
           "language", "question_type", "modality", "organ")
-SPLIT_WORDS = {"train": "train", "training": "train", "validation": "validation", "validate": "validation",
-               "val": "validation", "valid": "validation", "dev": "validation", "test": "test", "testing": "test"}
-CLOSED_WORDS = {"open": False, "false": False, "no": False, "0": False,
-                "closed": True, "true": True, "yes": True, "1": True}
+CLOSED_WORDS = dict.fromkeys(("open", "false", "no", "0"), False) | dict.fromkeys(("closed", "true", "yes", "1"), True)
 EMBEDDED_HINT = "Write each picture to a file, and its path into the table instead of the picture."
 MAP_HINT = "Say which column holds what with options.columns, such as 'question=Q,answer=A,image=file'."
 
@@ -48,7 +46,7 @@ class Table:
     `image` is a path relative to the table's folder, or to `image_root`; without one the question is text alone.
     `image`, `options`, `alternatives` and `context` may hold several: a list, or one text with `list_separator` in it.
     `image_id` is the path of the (first) image where no column gives it; questions that share it are about one image.
-    `answer_type` holds open or closed (or yes, no, true, false, 1, 0).
+    `answer_type` holds open or closed (or yes, no, true, false, 1, 0). An answer "B" means the second of the options.
 
     A row's split is what its column says ("val", "dev" and the like become "validation"); else `split`; else the word
     such as train, val or test in its file's name; else train. `split_fractions` makes splits instead, by a hash of
@@ -117,14 +115,14 @@ class TableReader:
         self._root, self._options = root, options
         self._columns = {field: options.columns.get(field, field) for field in FIELDS}
         folder = root if root.is_dir() else root.parent
-        self._images = (folder / options.image_root.expanduser()).resolve() if options.image_root else folder
+        self._images = (folder / Path(options.image_root or "").expanduser()).resolve()
         self._ids: defaultdict[str, set[str]] = defaultdict(set)
         if not self._images.is_dir():
             raise DataError(f"The folder of images '{self._images}' does not exist.", "Correct options.image_root.")
 
     def read_samples(self) -> Iterator[VQASample]:
         """Yield a sample of every row of all tables; see `Dataset.read`."""
-        tables = _name_splits(_find_tables(self._root, self._options.files))
+        tables = name_splits(_find_tables(self._root, self._options.files))
         if not tables:
             raise DataError(f"'{self._root}' has no table '{self._options.files}'.", "Correct options.files.")
         if self._options.split_fractions and len(set(tables.values())) > 1:
@@ -135,8 +133,8 @@ class TableReader:
                 yield self._make_sample(row, split)
 
     def _make_sample(self, row: Row, table_split: str) -> VQASample:
-        question, answer = (self._read_required(row, field) for field in REQUIRED)
         images, options = tuple(self._read_images(row)), self._read_list(row, "options")
+        question, answer = self._read_required(row, "question"), _spell_out(self._read_required(row, "answer"), options)
         question_id = self._read_text(row, "question_id") or f"{row.file.name}-{row.number}"
         image_id = self._read_text(row, "image_id") or next(iter(images), "")
         split = self._find_split(row, table_split, image_id or f"text {question}", len(images))
@@ -239,6 +237,11 @@ class TableReader:
         return "closed" if (CLOSED_WORDS[word] if word else rules[self._options.closed]) else "open"
 
 
+def _spell_out(answer: str, options: tuple[str, ...]) -> str:
+    letters = dict(zip(string.ascii_uppercase, options, strict=False))
+    return answer if answer in options else letters.get(answer.upper(), answer)
+
+
 def _find_fault(root: Path) -> str:
     return "" if _find_tables(root) else f"there is no file whose name ends in {', '.join(SUFFIXES)}"
 
@@ -248,14 +251,6 @@ def _find_tables(root: Path, pattern: str = "*") -> list[Path]:
     paths = [path for path in (root.iterdir() if root.is_dir() else [root]) if path.suffix.lower() in SUFFIXES]
     return sorted(path for path in paths if path.is_file() and fnmatch.fnmatchcase(path.name, pattern)
                   and path.name != "hub.json" and not path.name.startswith("."))
-
-
-def _name_splits(paths: Iterable[Path]) -> dict[Path, str]:
-    """Return the split that each table's name stands for: train if none of them stands for one, empty if others do."""
-    words = {path: {SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", path.stem.lower()) if word in SPLIT_WORDS}
-             for path in paths}
-    rest = "" if any(words.values()) else "train"
-    return {path: next(iter(splits)) if len(splits) == 1 else rest for path, splits in words.items()}
 
 
 def _draw_split(fractions: Mapping[str, float], key: str) -> str:

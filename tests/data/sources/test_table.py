@@ -374,3 +374,15 @@ def test_any_csv_is_samples_or_an_error(tmp_path_factory, content, options):
     except (UnicodeDecodeError, csv.Error):
         count = None
     check(path, count, options)
+
+
+@pytest.mark.parametrize(("answer", "meant"), [("B", "MR"), ("a", "CT"), ("MR", "MR"), ("C", "C"), ("AB", "AB")])
+def test_a_letter_stands_for_an_option(tmp_path, answer, meant):
+    path = write_table(tmp_path / "t.csv", [ask("Which is it?", answer, options=["CT", "MR"])])
+    assert read(path)[0].answer == meant
+
+
+def test_a_letter_that_is_an_option_or_has_none_is_an_answer(tmp_path):
+    rows = [ask("Which vitamin?", "B", options=["B", "A"]), ask("Which?", "B", options=[])]
+    path = write_table(tmp_path / "t.csv", rows)
+    assert [sample.answer for sample in read(path)] == ["B", "B"]
