@@ -148,7 +148,7 @@ def _count_languages(folder: Path, split: str) -> dict[str, int]:
 def describe_selection(settings: Settings, language: str) -> dict[str, Any]:
     """Return which questions the settings select, as plain JSON values."""
     return {"language": language, "question_type": settings.data.question_type, "subsample": settings.data.subsample,
-            "limit": settings.data.limit, "seed": settings.seed}
+            "limit": settings.data.limit, "seed": settings.seed, "text_only": settings.data.text_only}
 
 
 def check_data(settings: Settings, progress: Progress = SILENT) -> DataCheck:
@@ -180,6 +180,8 @@ def find_analysis(settings: Settings, prepared: PreparedData) -> dict[str, Any] 
     document = _read_analysis(prepared.path / ANALYSIS)
     wanted = describe_selection(settings, choose_language(settings))
     if document is None or document.get("fingerprint") != prepared.fingerprint:
+        return None
+    if document["selection"].get("text_only", False) != settings.data.text_only:
         return None
     return document if covers(document["selection"], wanted) else None
 

@@ -94,7 +94,7 @@ def _prepare(source: DataSource, progress: Progress, *, force: bool, workers: in
             progress.say(f"'{source.name}' is prepared and unchanged: {_describe_counts(known['counts'])}.")
             return _describe(source, known, fresh=False)
         progress.say(f"Preparing '{source.name}': {reason}.")
-        facts = _describe_store(source, root, files, _find_origin(source, root, known))
+        facts = _describe_store(source, root, files, known)
         return _write(source, root, facts, progress, workers)
 
 
@@ -219,13 +219,14 @@ def _find_origin(source: DataSource, root: Path, known: Mapping[str, Any] | None
     return {"kind": "local", "root": str(root)}
 
 
-def _describe_store(source: DataSource, root: Path, files: str, origin: dict[str, Any]) -> dict[str, Any]:
+def _describe_store(source: DataSource, root: Path, files: str, known: Mapping[str, Any] | None) -> dict[str, Any]:
     identity = [source.plugin_name, source.reader["options"], files]
+    embeds = source.reader["embed_images"] or bool(known and known.get("reader", {}).get("embed_images"))
     return {
         "name": source.name,
         "root": str(root),
-        "origin": origin,
-        "reader": source.reader,
+        "origin": _find_origin(source, root, known),
+        "reader": source.reader | {"embed_images": embeds},
         "closed_definition": _describe_closed(source, root),
         "files": files,
         "fingerprint": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
@@ -244,7 +245,7 @@ def _write(source: DataSource, root: Path, facts: dict[str, Any], progress: Prog
     progress.start(f"Preparing {source.name}", None, "question")
     written = write_store(source.folder, source.plugin.read(root, source.options), facts,
                           skip_missing=source.reader["missing_images"] == "skip",
-                          max_pixels=source.reader["max_pixels"], embed_images=source.reader["embed_images"],
+                          max_pixels=source.reader["max_pixels"], embed_images=facts["reader"]["embed_images"],
                           workers=workers, progress=progress)
     progress.finish()
     if written["skipped"]:

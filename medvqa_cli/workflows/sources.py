@@ -68,7 +68,8 @@ class DataSource:
         if facts is None:
             return "it has not been prepared yet"
         before = facts.get("reader", {})
-        changed = [key for key, value in self.reader.items() if before.get(key) != value]
+        changed = [key for key, value in self.reader.items() if before.get(key) != value
+                   and not (key == "embed_images" and before.get(key))]  # a store with images serves all the same
         if changed:
             return REASONS[changed[0]]
         known, wanted = facts["origin"], self.origin

@@ -113,3 +113,11 @@ def test_other_data_sets_are_compared(configure, tmp_path):
     document = analyze_data(make_settings(tree), against=["copy"])
     assert [entry["dataset"] for entry in document["against"]] == ["copy"]
     assert json.loads((tmp_path / "prepared" / "vqa_rad" / "analysis.json").read_text())["against"]
+
+
+def test_text_alone_must_be_meant(configure, tmp_path):
+    (tmp_path / "rows.csv").write_text("question,answer\nIs it contagious?,yes\n", encoding="utf-8")
+    settings = configure("table", tmp_path / "rows.csv")
+    with pytest.raises(DataError, match=r"No question has an image \(if that is meant, set data\.text_only\)"):
+        check_data(settings)
+    assert check_data(change(settings, text_only=True)).state == "passed"

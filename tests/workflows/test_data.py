@@ -81,6 +81,21 @@ def test_the_root_is_remembered(configure, slake_root):
     assert len(load_samples(configure("slake"), "test")) == 2
 
 
+def test_an_embedded_store_serves_those_who_do_not_ask_for_one(configure, slake_root, tmp_path):
+    prepare_data(configure("slake", slake_root, embed_images=True))
+    plain = configure("slake", slake_root)
+    assert not prepare_data(plain).fresh
+    assert prepare_data(plain, force=True).fresh  # anew, and embedded again
+    (tmp_path / "prepared").rename(tmp_path / "moved")
+    shutil.rmtree(slake_root)
+    settings = configure("slake")
+    moved = settings.model_copy(update={"paths": settings.paths.model_copy(update={"prepared": tmp_path / "moved"})})
+    images = load_samples(moved, "test")[0].images
+    assert images[0].startswith(str(tmp_path / "moved" / "slake" / "images"))
+    assert Path(images[0]).is_file()
+    assert analyze_data(moved)["verdict"]["ready"]
+
+
 def test_options_of_ones_own_files_are_remembered(configure, tmp_path):
     draw_image(tmp_path / "own" / "a.png")
     (tmp_path / "own" / "rows.csv").write_text("Q,A,file\nIs it?,yes,a.png\n", encoding="utf-8")
@@ -264,7 +279,7 @@ def test_ctrl_c_leaves_the_old_store(configure, slake_root, monkeypatch):
 def test_the_analysis_is_of_the_selected_questions(configure, slake_root, tmp_path):
     document = analyze_data(configure("slake", slake_root, question_type="closed"))
     assert document["selection"] == {"language": "en", "question_type": "closed", "subsample": None, "limit": None,
-                                     "seed": 42}
+                                     "seed": 42, "text_only": False}
     assert document["stored"] == {"train": {"en": 2, "zh": 1}, "validation": {"en": 1}, "test": {"en": 2}}
     assert {split: counts["questions"] for split, counts in document["splits"].items()} == {
         "train": 1, "validation": 1, "test": 1}
