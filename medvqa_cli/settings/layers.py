@@ -89,20 +89,19 @@ def find_type(assignment: Assignment) -> Any:
     """
     annotation: Any = Settings
     for depth, part in enumerate(assignment.path):
-        if not _is_section(annotation):
-            return _find_entry_type(annotation, assignment, depth)
-        if part not in annotation.model_fields:
+        if get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+            if not _is_section(annotation):
+                return annotation
+        elif not _is_section(annotation):
+            single = ".".join(assignment.path[:depth])
+            raise SettingsError(f"{assignment.origin}: setting '{single}' is one value and has no '{assignment.key}'.",
+                                "See `medvqa config schema` for every key.")
+        elif part not in annotation.model_fields:
             raise _unknown(assignment)
-        annotation = annotation.model_fields[part].annotation
+        else:
+            annotation = annotation.model_fields[part].annotation
     return annotation
-
-
-def _find_entry_type(annotation: Any, assignment: Assignment, depth: int) -> Any:
-    if get_origin(annotation) is not dict:
-        key = ".".join(assignment.path[:depth])
-        raise SettingsError(f"{assignment.origin}: setting '{key}' is a single value and has no '{assignment.key}'.",
-                            "See `medvqa config schema` for every key.")
-    return get_args(annotation)[1]
 
 
 def _unknown(assignment: Assignment) -> SettingsError:

@@ -6,6 +6,7 @@ the settings select of one split, prepared on first use.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -163,7 +164,12 @@ def choose_samples(settings: Settings, split: str, progress: Progress = SILENT) 
         raise DataError(f"No question of '{prepared.name}', split '{split}', is left after the filters: language "
                         f"'{language}', question type '{settings.data.question_type}'.",
                         f"The split has: {_describe_counts(found)}.")
-    return selected
+    return rename_dataset(selected, prepared.name)
+
+
+def rename_dataset(samples: Sequence[VQASample], name: str) -> list[VQASample]:
+    """Return the samples with their data set's own name instead of the name of a reader that several share."""
+    return [sample if sample.dataset == name else dataclasses.replace(sample, dataset=name) for sample in samples]
 
 
 def select_samples(samples: Sequence[VQASample], split: str, settings: Settings, language: str) -> list[VQASample]:

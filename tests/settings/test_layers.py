@@ -128,7 +128,7 @@ def test_plugin_files_add_up():
     ("train.lora.r=1.5", "--set train.lora.r: setting 'train.lora.r' is 1.5: input should be a valid integer."),
     ("train=3", "--set train: 'train' is a group of settings, not 3."),
     ("data.options=3", "--set data.options: 'data.options' is a group of settings, not 3."),
-    ("train.epochs.x=3", "--set train.epochs.x: setting 'train.epochs' is a single value and has no 'train.epochs.x'."),
+    ("train.epochs.x=3", "--set train.epochs.x: setting 'train.epochs' is one value and has no 'train.epochs.x'."),
     ('train={"epochs": -1}', "--set train: setting 'train.epochs' is -1: input should be greater than 0."),
 ])
 def test_errors_name_source_key_value_and_what_is_allowed(text, message):
@@ -201,3 +201,18 @@ def test_every_setting_has_one_line_of_documentation():
 def test_resolved_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         resolve().settings = None  # type: ignore[misc]
+
+
+def test_a_data_set_of_ones_own_is_declared_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = tmp_path / "mine.yaml"
+    config.write_text("datasets:\n  my.set:\n    reader: table\n    root: ~/q.csv\n    options: {a: {b: c}}\n")
+    declared = resolve("datasets.my-other.reader=slake", config=config).settings.datasets
+    assert declared["my.set"].reader == "table"
+    assert declared["my.set"].root == Path("/home/ada/q.csv")
+    assert declared["my.set"].options == {"a": {"b": "c"}}
+    assert declared["my-other"].reader == "slake"
+
+
+def test_a_declaration_has_known_keys_only():
+    assert "unknown setting 'datasets.mine.file'" in refuse("datasets.mine.file=q.csv").message

@@ -140,14 +140,14 @@ def test_options_change_samples_and_fingerprint(configure, tmp_path):
 def test_an_edited_reader_reads_anew(configure, tmp_path):
     source = tmp_path / "own.py"
     text = Path("medvqa_cli/data/sources/slake.py").resolve().read_text(encoding="utf-8")
-    source.write_text(text.replace('dataset="slake"', 'dataset="own"'), encoding="utf-8")
+    source.write_text(text, encoding="utf-8")
     build_slake(tmp_path / "files")
     settings = configure("own", tmp_path / "files").model_copy(update={"plugins": (source,)})
     try:
-        assert load_samples(settings, "test")[0].dataset == "own"
-        source.write_text(text.replace('dataset="slake"', 'dataset="mine"'), encoding="utf-8")
+        assert load_samples(settings, "test")[0].modality != "edited"
+        source.write_text(text.replace('describe("modality")', '"edited"'), encoding="utf-8")
         notes = Notes()
-        assert load_samples(settings, "test", notes)[0].dataset == "mine"
+        assert load_samples(settings, "test", notes)[0].modality == "edited"
         assert notes.said == ["Preparing 'own': its reader has changed."]
     finally:
         plugins.datasets._loose.pop("own", None)

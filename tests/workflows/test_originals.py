@@ -109,7 +109,8 @@ def test_a_declared_data_set_has_its_own_store(tmp_path):
             "data": {"dataset": "my_rad", "question_type": "closed"}}
     prepared = prepare_data(make_settings(tree))
     assert (prepared.name, prepared.path) == ("my_rad", tmp_path / "prepared" / "my_rad")
-    assert [sample.question_id for sample in load_samples(make_settings(tree), "test")] == ["5"]
+    assert [(sample.dataset, sample.question_id) for sample in load_samples(make_settings(tree), "test")] == [
+        ("my_rad", "5")], "a question carries its data set's name, not its reader's"
     tree["datasets"]["my-rad"]["options"] = {"closd": "yes_no"}
     with pytest.raises(SettingsError, match=r"Unknown setting 'datasets\.my_rad\.options\.closd'"):
         prepare_data(make_settings(tree))

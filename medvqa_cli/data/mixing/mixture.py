@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import itertools
 import random
 from collections import Counter
@@ -98,7 +97,7 @@ class Drawn:
 
 
 def collect_group(group: MixtureGroup, found: Sequence[tuple[str, Sequence[VQASample]]], *, seed: int) -> GroupSamples:
-    """Return the questions of a group that are used; each carries its data set's name, not that of a shared reader.
+    """Return the questions of a group that are used.
 
     A range beyond the questions there are takes those there are; the report tells both numbers.
 
@@ -114,7 +113,7 @@ def collect_group(group: MixtureGroup, found: Sequence[tuple[str, Sequence[VQASa
     members = []
     for member, (name, samples) in zip(group.members, found, strict=True):
         taken = _take(group, member, samples, seed if group.seed is None else group.seed)
-        used.extend(sample if sample.dataset == name else dataclasses.replace(sample, dataset=name) for sample in taken)
+        used.extend(taken)
         members.append({"dataset": name, "found": len(samples), "used": len(taken),
                         "range": [member.start, member.end]})
     return GroupSamples(group.name, used, group.weight, group.mandatory, tuple(members))
@@ -186,7 +185,8 @@ def _check_groups(groups: Sequence[GroupSamples], block: int) -> None:
 def _choose_groups(groups: Sequence[GroupSamples], seed: int, block: int) -> Iterator[int]:
     """Yield the number of the group that each next question comes from, without end."""
     generator = random.Random(seed)
-    sums = list(itertools.accumulate(group.weight for group in groups))
+    largest = max(group.weight for group in groups)  # by which subnormal weights become numbers one can multiply
+    sums = list(itertools.accumulate(group.weight / largest for group in groups))
     mandatory = [number for number, group in enumerate(groups) if group.mandatory]
     while True:
         yield from mandatory

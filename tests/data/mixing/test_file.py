@@ -286,8 +286,8 @@ def test_a_data_set_declared_in_the_file_alone_is_read(tmp_path):
     assert [sample.split for sample in found] == ["train", "train"], "all rows are used, whatever the file's name"
     (group,) = mixture.groups
     first, second = collect_group(group, [("mine", found)], seed=0).samples
-    assert (first.dataset, first.question, first.images) == ("mine", "Is it normal?", (str(folder / "images/a.png"),))
-    assert (second.dataset, second.question, second.images) == ("mine", "What is CT?", ())
+    assert (first.question, first.images) == ("Is it normal?", (str(folder / "images/a.png"),))
+    assert (second.question, second.images) == ("What is CT?", ())
 
 
 def test_keys_that_yaml_reads_as_numbers_are_names(tmp_path):

