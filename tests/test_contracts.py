@@ -20,7 +20,8 @@ from medvqa_cli.models.protocol import ModelFamily
 from medvqa_cli.plugins import datasets, models
 from medvqa_cli.records import VQASample
 from medvqa_cli.registry import normalize_name
-from medvqa_cli.settings.schema import LoRASettings, ModelSettings, TrainSettings
+from medvqa_cli.settings.model import ModelSettings
+from medvqa_cli.settings.train import LoRASettings, TrainSettings
 from tests.models.conftest import QUESTIONS, draw_picture
 
 

@@ -25,7 +25,8 @@ from medvqa_cli.models.encoding import SampleEncoder
 from medvqa_cli.models.loading import load_checkpoint
 from medvqa_cli.plugins import models
 from medvqa_cli.records import VQASample
-from medvqa_cli.settings.schema import LoRASettings, ModelSettings, TrainSettings
+from medvqa_cli.settings.model import ModelSettings
+from medvqa_cli.settings.train import LoRASettings, TrainSettings
 
 ORGANS = ("liver", "left lung", "right lung", "heart", "spleen", "left kidney", "right kidney", "brain", "spine",
           "bladder", "trachea", "aorta", "pancreas", "stomach", "gallbladder", "diaphragm")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from medvqa_cli.models.protocol import ModelLayout
-    from medvqa_cli.settings.schema import TrainSettings
+    from medvqa_cli.settings.train import TrainSettings
 
 
 def prepare_training(model: Any, layout: ModelLayout, train: TrainSettings, *, lora: bool) -> Any:

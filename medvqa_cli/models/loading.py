@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from medvqa_cli.models.protocol import ModelFamily
-    from medvqa_cli.settings.schema import ModelSettings
+    from medvqa_cli.settings.model import ModelSettings
 
 
 def load_checkpoint(family: ModelFamily, family_name: str, checkpoint: str, settings: ModelSettings) -> LoadedModel:

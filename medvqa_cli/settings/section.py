@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share between 0 and 1."""
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+"""A number above 0."""
 
 
 class Section(BaseModel):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.progress import Progress
     from medvqa_cli.records import JsonlWriter, VQASample
-    from medvqa_cli.settings.schema import TrainSettings
+    from medvqa_cli.settings.train import TrainSettings
 
 Group = tuple["VQASample", ...]
 """Samples that share their images."""

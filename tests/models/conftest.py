@@ -10,7 +10,7 @@ import pytest
 from medvqa_cli.models.loading import load_checkpoint
 from medvqa_cli.models.protocol import LoadedModel
 from medvqa_cli.plugins import models
-from medvqa_cli.settings.schema import ModelSettings
+from medvqa_cli.settings.model import ModelSettings
 
 QUESTIONS = (
     ("Is there a lesion?", "yes"), ("Is there a lesion on the left?", "no"), ("Which modality is used?", "MRI"),

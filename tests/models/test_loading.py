@@ -12,7 +12,8 @@ from medvqa_cli.errors import ModelError
 from medvqa_cli.models.adapters import attach_lora, linear_names, load_adapter, target_pattern
 from medvqa_cli.models.loading import choose_attention, choose_device, load_checkpoint, read_config
 from medvqa_cli.plugins import models
-from medvqa_cli.settings.schema import LoRASettings, ModelSettings, TrainSettings
+from medvqa_cli.settings.model import ModelSettings
+from medvqa_cli.settings.train import LoRASettings, TrainSettings
 from tests.models.conftest import load_tiny
 
 CPU = ModelSettings(device="cpu", dtype="float32")

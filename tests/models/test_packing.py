@@ -13,7 +13,7 @@ from medvqa_cli.models.batches import build_batch, sum_answer_loss
 from medvqa_cli.models.encoding import EncodedSample, SampleEncoder
 from medvqa_cli.models.packing import IGNORE, build_row, find_common_prefix, plan_packs, stack_rows
 from medvqa_cli.records import VQASample
-from medvqa_cli.settings.schema import LoRASettings, TrainSettings
+from medvqa_cli.settings.train import LoRASettings, TrainSettings
 from tests.models.conftest import QUESTIONS, load_tiny
 
 IDS = st.lists(st.integers(0, 5), min_size=1, max_size=8).map(tuple)

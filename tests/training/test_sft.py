@@ -13,7 +13,7 @@ from medvqa_cli.errors import RunError
 from medvqa_cli.models.adapters import count_parameters, prepare_training
 from medvqa_cli.progress import SILENT
 from medvqa_cli.records import JsonlWriter, read_jsonl
-from medvqa_cli.settings.schema import LoRASettings, TrainSettings
+from medvqa_cli.settings.train import LoRASettings, TrainSettings
 from medvqa_cli.training.checkpoints import explained_full_disk, find_last_checkpoint
 from medvqa_cli.training.sft import TrainingPlan, build_trainer, count_steps, group_by_image
 from tests.models.conftest import load_tiny
