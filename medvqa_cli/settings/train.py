@@ -15,11 +15,19 @@ class LoRASettings(Section):
     r: PositiveInt = 16
     """Rank."""
     alpha: PositiveInt = 32
-    """Scale; the update is multiplied by alpha / r."""
+    """Scale; the update is multiplied by alpha / r, with rslora by alpha / sqrt(r)."""
     dropout: Fraction = 0.05
     """Dropout before the adapter."""
+    dora: bool = False
+    """Learn the length of each row of weights apart from its direction (DoRA, Liu et al. 2024, arXiv:2402.09353)."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r), so that large ranks learn too (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732)."""
     targets: tuple[str, ...] = ()
-    """Module names to adapt; empty takes the family's preset."""
+    """Linear layers to adapt: attention, query-value, mlp, all-linear, module names, re:PATTERN over whole names, or
+    none; empty takes the family's preset."""
+    parts: Annotated[tuple[Literal["language_model", "vision_tower", "projector"], ...], Field(min_length=1)] = (
+        "language_model",)
+    """Parts to adapt; in the vision tower and the projector, empty targets mean every linear layer."""
 
 
 class TrainSettings(Section):
@@ -30,9 +38,11 @@ class TrainSettings(Section):
     lora: LoRASettings = LoRASettings()
     """Adapter settings."""
     freeze_vision_tower: bool = False
-    """Keep the vision tower as it is (with full training; LoRA never touches it)."""
+    """Keep the vision tower as it is (with full training; LoRA touches it only where train.lora says so)."""
     tune_projector: bool = False
-    """Train the projector in full beside LoRA."""
+    """Train the projector in full beside LoRA, or by itself with train.lora.targets none."""
+    unfreeze_last_layers: Annotated[int, Field(ge=0)] = 0
+    """Train so many last layers of the language model in full beside LoRA, or by themselves with targets none."""
     epochs: PositiveFloat = 3.0
     """Passes over the training questions."""
     max_steps: PositiveInt | None = None

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from unittest.mock import MagicMock
 
 import pytest
 
 from medvqa_cli.errors import ModelError
-from medvqa_cli.models.adapters import attach_lora, linear_names, load_adapter, target_pattern
 from medvqa_cli.models.loading import choose_attention, choose_device, load_checkpoint, read_config
 from medvqa_cli.plugins import models
 from medvqa_cli.settings.model import ModelSettings
-from medvqa_cli.settings.train import LoRASettings, TrainSettings
-from tests.models.conftest import load_tiny
 
 CPU = ModelSettings(device="cpu", dtype="float32")
 
@@ -85,32 +81,3 @@ def test_flash_attention_is_never_replaced_in_silence():
         pytest.skip("flash-attn is installed")
     with pytest.raises(ModelError, match="Flash attention is not usable"):
         choose_attention("flash")
-
-
-def test_unknown_lora_targets_show_the_names_there_are(tiny_directory):
-    loaded = load_tiny(tiny_directory)
-    with pytest.raises(ModelError, match="'query'") as failure:
-        attach_lora(loaded.model, loaded.family.layout, TrainSettings(lora=LoRASettings(targets=("query",))))
-    assert "q_proj" in failure.value.hint
-
-
-def test_lora_adapts_the_targets_of_the_language_model_only(tiny_directory):
-    import re
-
-    loaded = load_tiny(tiny_directory)
-    pattern = target_pattern(loaded.family.layout, ("q_proj",))
-    matched = [name for name, _ in loaded.model.named_modules() if re.fullmatch(pattern, name)]
-    assert matched == [f"model.language_model.layers.{n}.self_attn.q_proj" for n in range(2)]
-    assert not re.fullmatch(target_pattern(loaded.family.layout, ("q",)), "model.language_model.layers.0.ln_q")
-    assert {"q_proj", "down_proj"} <= set(linear_names(loaded.model, loaded.family.layout))
-
-
-def test_an_adapter_of_another_shape_is_refused(tiny_directory, tmp_path):
-    loaded = load_tiny(tiny_directory)
-    attach_lora(loaded.model, loaded.family.layout, TrainSettings(lora=LoRASettings(r=4))).save_pretrained(tmp_path)
-    config = tmp_path / "adapter_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"r": 8}), encoding="utf-8")
-    with pytest.raises(ModelError, match="does not fit the model"):
-        load_adapter(load_tiny(tiny_directory).model, tmp_path, trainable=False)
-    with pytest.raises(ModelError, match=r"adapter_config\.json is missing"):
-        load_adapter(load_tiny(tiny_directory).model, tmp_path / "none", trainable=False)
