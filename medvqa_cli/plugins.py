@@ -17,8 +17,8 @@ datasets: Registry[Dataset] = Registry(
     "data set", "medvqa.datasets", "medvqa_cli.data.sources", ("card", "Options", "find_root", "read"))
 models: Registry[ModelFamily] = Registry(
     "model family", "medvqa.models", "medvqa_cli.models.families",
-    ("card", "layout", "capabilities", "Options", "load_processor", "load_model", "encode_images", "encode_prompt",
-     "encode_answer", "build_tiny"))
+    ("card", "layout", "capabilities", "Options", "loads", "load_processor", "load_model", "encode_images",
+     "encode_prompt", "encode_answer", "find_image_token", "mark_tokens", "find_positions", "build_tiny"))
 
 REGISTRIES: dict[str, Registry[Any]] = {"datasets": datasets, "models": models}
 

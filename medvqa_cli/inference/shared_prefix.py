@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medvqa_cli.models.packing import build_block_mask, to_additive_mask
+from medvqa_cli.models.attention import fit_mask
+from medvqa_cli.models.packing import build_block_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,31 +54,40 @@ class PrefixTree:
     Args:
         model: A causal vision-language model in evaluation mode.
         prefix: Token ids shared by all prompts, image placeholders expanded.
-        images: The image tensors of the model's forward.
+        inputs: What else the model's forward takes of the prefix: image tensors, token types.
+        positions: Positions [axes, P] of the prefix; None for 0, 1, 2...
     """
 
-    def __init__(self, model: Any, prefix: Sequence[int], images: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, model: Any, prefix: Sequence[int], inputs: Mapping[str, torch.Tensor],
+                 positions: torch.Tensor | None = None) -> None:
+        from transformers import DynamicCache
+
         self.model = model
         self.prefix_length = len(prefix)
         self._device = next(model.parameters()).device
+        self._axes = 1 if positions is None else len(positions)
+        self._start = self.prefix_length if positions is None else int(positions.max()) + 1
         ids = torch.tensor([list(prefix)], device=self._device)
-        self._cache = model(input_ids=ids, use_cache=True, logits_to_keep=1, **images).past_key_values
-        self._length = self.prefix_length
+        placed = {} if positions is None else {"position_ids": positions[:, None].to(self._device)}
+        # Made from the model's configuration, a cache would drop what lies outside a sliding window.
+        self._cache = model(input_ids=ids, use_cache=True, past_key_values=DynamicCache(), logits_to_keep=1, **placed,
+                            **inputs).past_key_values
+        self._places = torch.arange(self.prefix_length)
 
     def ask(self, questions: Sequence[Sequence[int]]) -> Frontier:
         """Drop all branches and append these questions, each a list of at least one token."""
-        if self._length > self.prefix_length:
-            self._cache.crop(self.prefix_length - self._length)
-        self._length = self.prefix_length
+        if len(self._places) > self.prefix_length:
+            self._cache.crop(self.prefix_length - len(self._places))
+        self._places = self._places[: self.prefix_length]
         lengths = torch.tensor([len(question) for question in questions])
         owner = torch.repeat_interleave(torch.arange(1, len(questions) + 1), lengths)
         segments = torch.cat([torch.zeros(self.prefix_length, dtype=torch.long), owner])
         mask = build_block_mask(segments[None])[0, 0, self.prefix_length:]
-        starts = torch.cat([torch.arange(length) for length in lengths.tolist()]) + self.prefix_length
+        starts = torch.cat([torch.arange(length) for length in lengths.tolist()]) + self._start
         last = lengths.cumsum(0) - 1
         ids = torch.tensor([token for question in questions for token in question])
         logits = self._append(ids, mask, starts, keep=last)
-        return Frontier(logits, mask[last], self.prefix_length + lengths)
+        return Frontier(logits, mask[last], self._start + lengths)
 
     def grow(self, frontier: Frontier, parents: Sequence[int], tokens: Sequence[int]) -> Frontier:
         """Append one token below each parent node and return the children."""
@@ -103,13 +113,14 @@ class PrefixTree:
     def _append(self, ids: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor,
                 keep: torch.Tensor | None = None) -> torch.Tensor:
         """Run N tokens that see `visible` [N, T+N] over the cache; return float logits [N or kept, V] on the CPU."""
-        mask = visible[None, None].to(self._device)
-        if getattr(self.model.config, "_attn_implementation", None) == "eager":
-            mask = to_additive_mask(mask, next(self.model.parameters()).dtype)
+        self._places = torch.cat([self._places, positions])
+        mask = fit_mask(self.model, visible[None, None].to(self._device), positions[None].to(self._device),
+                        self._places[None].to(self._device))
+        placed = positions[None].to(self._device)
         output = self.model(input_ids=ids[None].to(self._device), attention_mask=mask,
-                            position_ids=positions[None].to(self._device), past_key_values=self._cache, use_cache=True,
+                            position_ids=placed if self._axes == 1 else placed.expand(self._axes, 1, -1),
+                            past_key_values=self._cache, use_cache=True,
                             logits_to_keep=0 if keep is None else keep.to(self._device))
-        self._length += len(ids)
         logits: torch.Tensor = output.logits[0].float().cpu()
         return logits
 

@@ -15,7 +15,8 @@ from medvqa_cli.inference.shared_prefix import (
     decode_branches,
     draw_counts,
 )
-from medvqa_cli.models.batches import join_images, to_device
+from medvqa_cli.models.batches import find_token_losses, join_images, stack_plain, to_device
+from medvqa_cli.models.encoding import EncodedSample
 from medvqa_cli.models.packing import find_common_prefix
 from medvqa_cli.records import AnswerSample
 
@@ -68,10 +69,26 @@ class TransformersEngine:
         encode = self.loaded.family.encode_answer
         branches = [(number, encode(self.loaded.processor, text))
                     for number, offered in enumerate(candidates) for text in offered]
+        score = self._score_as_tree if self.shared_prefix else self._score_as_batch
+        scores = iter(score(samples, branches))
+        return [{text: next(scores) for text in offered} for offered in candidates]
+
+    def _score_as_tree(self, samples: Sequence[VQASample], branches: Sequence[tuple[int, list[int]]]) -> list[float]:
         prompts = self._prompts(samples)
         tree, shared = self._plant(samples, prompts)
-        scores = iter(tree.score(tree.ask([prompt[shared:] for prompt in prompts]), branches))
-        return [{text: next(scores) for text in offered} for offered in candidates]
+        return tree.score(tree.ask([prompt[shared:] for prompt in prompts]), branches)
+
+    def _score_as_batch(self, samples: Sequence[VQASample], branches: Sequence[tuple[int, list[int]]]) -> list[float]:
+        scores: list[float] = []
+        for start in range(0, len(branches), self.batch_size):
+            rows = [(samples[number], tuple(answer)) for number, answer in branches[start: start + self.batch_size]]
+            images = [self.encoder.encode_images(sample) for sample, _ in rows]
+            encoded = [EncodedSample(self.encoder.encode_text(sample, inputs).prompt, answer)
+                       for (sample, answer), inputs in zip(rows, images, strict=True)]
+            batch = {**stack_plain(self.encoder, encoded), **join_images(images)}
+            losses, _ = find_token_losses(self.loaded.model, to_device(batch, self.loaded.model))
+            scores.extend((-losses.sum(dim=1)).tolist())
+        return scores
 
     def _decode(self, samples: Sequence[VQASample], count: int, decoding: Decoding) -> list[Path]:
         if self.shared_prefix:
@@ -84,9 +101,13 @@ class TransformersEngine:
         return [self.encoder.encode_text(sample, images).prompt for sample in samples]
 
     def _plant(self, samples: Sequence[VQASample], prompts: Sequence[tuple[int, ...]]) -> tuple[PrefixTree, int]:
+        family, processor = self.loaded.family, self.loaded.processor
         shared = find_common_prefix(prompts)
-        tensors = to_device(dict(self.encoder.encode_images(samples[0]).tensors), self.loaded.model)
-        return PrefixTree(self.loaded.model, prompts[0][:shared], tensors), shared
+        prefix, images = prompts[0][:shared], self.encoder.encode_images(samples[0])
+        ids = torch.tensor([prefix])
+        marks = family.mark_tokens(processor, ids, torch.zeros_like(ids, dtype=torch.bool))
+        inputs = to_device({**images.tensors, **marks}, self.loaded.model)
+        return PrefixTree(self.loaded.model, prefix, inputs, family.find_positions(processor, prefix, images)), shared
 
     @torch.inference_mode()
     def _decode_as_tree(self, samples: Sequence[VQASample], count: int, decoding: Decoding) -> list[Path]:
@@ -107,35 +128,33 @@ class TransformersEngine:
     @torch.inference_mode()
     def _decode_as_batch(self, samples: Sequence[VQASample], start: int, count: int, decoding: Decoding) -> list[Path]:
         """Decode rows padded on the left with the model's own generate, each repeated `count` times."""
-        model, tokenizer = self.loaded.model, self.loaded.tokenizer
         images = [self.encoder.encode_images(sample) for sample in samples]
         prompts = [self.encoder.encode_text(sample, inputs).prompt
                    for sample, inputs in zip(samples, images, strict=True)]
         width = max(map(len, prompts))
-        padding = tokenizer.pad_token_id or 0
-        batch = to_device({"input_ids": torch.tensor([[padding] * (width - len(p)) + list(p) for p in prompts]),
-                           "attention_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
-                           **join_images(images)}, model)
+        ids = torch.tensor([[self.encoder.padding_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        marks = self.loaded.family.mark_tokens(self.loaded.processor, ids, torch.zeros_like(ids, dtype=torch.bool))
+        batch = to_device({"input_ids": ids, "attention_mask": mask, **marks, **join_images(images)}, self.loaded.model)
         with torch.random.fork_rng():
             torch.manual_seed(decoding.seed + start)
-            output = model.generate(**batch, generation_config=self._configure(count, decoding, padding))
-        rows = self._cut_at_end(output, width)
-        return _merge_rows(rows, start, count)
+            output = self.loaded.model.generate(**batch, generation_config=self._configure(count, decoding))
+        return _merge_rows(self._cut_at_end(output), start, count)
 
-    def _configure(self, count: int, decoding: Decoding, padding: int) -> Any:
+    def _configure(self, count: int, decoding: Decoding) -> Any:
         from transformers import GenerationConfig
 
         sampled = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
         return GenerationConfig(
             max_new_tokens=decoding.max_new_tokens, num_return_sequences=count, eos_token_id=sorted(self.end_ids),
-            pad_token_id=padding, return_dict_in_generate=True, output_logits=True,
+            pad_token_id=self.encoder.padding_id, return_dict_in_generate=True, output_logits=True,
             **(sampled if decoding.temperature > 0 else {"do_sample": False}))
 
-    def _cut_at_end(self, output: Any, width: int) -> list[tuple[tuple[int, ...], float]]:
+    def _cut_at_end(self, output: Any) -> list[tuple[tuple[int, ...], float]]:
         """Return each row's answer tokens, end token included, and their log-probability."""
         logprobs = torch.stack(output.logits, dim=1).float().log_softmax(-1).cpu()
         rows = []
-        for row, tokens in enumerate(output.sequences[:, width:].tolist()):
+        for row, tokens in enumerate(output.sequences[:, -len(output.logits):].tolist()):
             length = next((n + 1 for n, token in enumerate(tokens) if token in self.end_ids), len(tokens))
             kept = tokens[:length]
             rows.append((tuple(kept), sum(float(logprobs[row, n, token]) for n, token in enumerate(kept))))

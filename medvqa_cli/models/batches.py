@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 
-from medvqa_cli.models.packing import IGNORE, build_row, plan_packs, stack_rows, to_additive_mask
+from medvqa_cli.models.attention import find_dtype, fit_mask, number_runs, pair_runs
+from medvqa_cli.models.packing import IGNORE, build_row, count_up, pad_lists, plan_packs, stack_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from medvqa_cli.models.encoding import EncodedSample, SampleEncoder
     from medvqa_cli.models.protocol import ImageInputs
     from medvqa_cli.records import VQASample
+
+Pack = tuple["list[EncodedSample]", "ImageInputs"]
+"""Samples of one row, and the images they share."""
 
 
 def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *, packed: bool,
@@ -28,66 +33,107 @@ def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *
         max_tokens: With `packed`, a group longer than this is split into several rows; nothing is cut off.
 
     Returns:
-        input_ids, labels [B, T], attention_mask ([B, 1, T, T] bool if packed, else [B, T]), position_ids [B, T] if
-        packed, and the image tensors.
+        input_ids, labels [B, T], attention_mask ([B, 1, T, T] bool if packed, else [B, T]), position_ids [B, T] or
+        [axes, B, T] if packed, image_runs [B, T] if packed and images see themselves, what else the family marks, and
+        the image tensors. Of an encoder-decoder labels [B, A] are the answers alone.
     """
-    rows: list[list[EncodedSample]] = []
-    images: list[ImageInputs] = []
+    packs: list[Pack] = []
     for group in groups:
         inputs = encoder.encode_images(group[0])
         encoded = [encoder.encode_text(sample, inputs) for sample in group]
-        packs = plan_packs(encoded, max_tokens=max_tokens, max_questions=len(encoded) if packed else 1)
-        rows.extend([encoded[index] for index in pack] for pack in packs)
-        images.extend([inputs] * len(packs))
-    padding_id = encoder.processor.tokenizer.pad_token_id or 0
-    text = stack_rows([build_row(row) for row in rows], padding_id) if packed else stack_plain(rows, padding_id)
-    return {**text, **join_images(images)}
+        plan = plan_packs(encoded, max_tokens=max_tokens, max_questions=len(encoded) if packed else 1)
+        packs.extend(([encoded[index] for index in pack], inputs) for pack in plan)
+    text = stack_packed(encoder, packs) if packed else stack_plain(encoder, [samples[0] for samples, _ in packs])
+    return {**text, **join_images([inputs for _, inputs in packs])}
 
 
-def stack_plain(rows: Sequence[Sequence[EncodedSample]], padding_id: int) -> dict[str, torch.Tensor]:
+def stack_packed(encoder: SampleEncoder, packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
+    """Return packs as rows padded on the right, with the block mask and the positions of the family."""
+    rows = [build_row(samples, partial(_place, encoder, images)) for samples, images in packs]
+    text = stack_rows(rows, encoder.padding_id)
+    if encoder.family.capabilities.bidirectional_images:
+        runs = number_runs(text["input_ids"] == encoder.family.find_image_token(encoder.processor))
+        text["image_runs"] = runs
+        text["attention_mask"] = text["attention_mask"] | pair_runs(runs)
+    return text
+
+
+def _place(encoder: SampleEncoder, images: ImageInputs, prefix: Sequence[int]) -> torch.Tensor:
+    positions = encoder.family.find_positions(encoder.processor, prefix, images)
+    return count_up(prefix) if positions is None else positions
+
+
+def stack_plain(encoder: SampleEncoder, samples: Sequence[EncodedSample]) -> dict[str, torch.Tensor]:
     """Return separate samples as rows padded on the right: input_ids, labels, attention_mask [B, T]."""
-    stacked = stack_rows([build_row(row) for row in rows], padding_id)
-    lengths = torch.tensor([len(row[0].prompt) + len(row[0].answer) for row in rows])
-    steps = torch.arange(stacked["input_ids"].shape[1])
-    return {"input_ids": stacked["input_ids"], "labels": stacked["labels"],
-            "attention_mask": (steps[None, :] < lengths[:, None]).long()}
+    apart = encoder.family.layout.task_type == "SEQ_2_SEQ_LM"
+    texts = [sample.prompt if apart else (*sample.prompt, *sample.answer) for sample in samples]
+    answers = [sample.answer if apart else (*([IGNORE] * len(sample.prompt)), *sample.answer) for sample in samples]
+    ids = pad_lists(texts, max(map(len, texts)), encoder.padding_id)
+    labels = pad_lists(answers, max(map(len, answers)), IGNORE)
+    mask = pad_lists([[1] * len(text) for text in texts], ids.shape[1], 0)
+    marked = torch.zeros_like(ids, dtype=torch.bool) if apart else labels != IGNORE
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask,
+            **encoder.family.mark_tokens(encoder.processor, ids, marked)}
 
 
 def join_images(images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
-    """Concatenate the image tensors of all rows along their first axis."""
+    """Concatenate the image tensors of all rows along their first axis, padded with zeros on the others."""
     names = {name for inputs in images for name in inputs.tensors}
-    return {name: torch.cat([inputs.tensors[name] for inputs in images if name in inputs.tensors])
+    return {name: _concatenate([inputs.tensors[name] for inputs in images if name in inputs.tensors])
             for name in sorted(names)}
 
 
+def _concatenate(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Concatenate tensors whose other axes may differ: pictures in more tiles than others."""
+    largest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    padded = [functional.pad(tensor, [side for size, most in zip(reversed(tensor.shape[1:]), reversed(largest),
+                                                                 strict=True) for side in (0, most - size)])
+              if list(tensor.shape[1:]) != largest else tensor for tensor in tensors]
+    return torch.cat(padded)
+
+
 def sum_answer_loss(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the model and return the summed cross-entropy over supervised tokens, in nats, and their number.
+    """Run the model and return the summed cross-entropy over supervised tokens, in nats, and their number."""
+    losses, targets = find_token_losses(model, batch)
+    return losses.sum(), (targets != IGNORE).sum()
+
+
+def find_token_losses(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the model; return each supervised token's cross-entropy in nats, 0 elsewhere, and the targets, both [B, S].
 
     Logits are computed only where some row of the batch has a label: a large vocabulary is not multiplied with
     image and question tokens.
     """
+    inputs = fit_inputs(model, batch)
+    targets = inputs.pop("labels")
+    if getattr(model.config.get_text_config(), "is_encoder_decoder", False):
+        logits = model(**inputs, labels=targets).logits
+    else:
+        targets = targets[:, 1:]
+        columns = (targets != IGNORE).any(dim=0).nonzero()[:, 0]
+        targets = targets[:, columns]
+        logits = model(**inputs, logits_to_keep=columns).logits
+    losses = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE,
+                                      reduction="none")
+    return losses.view(targets.shape), targets
+
+
+def fit_inputs(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch with its block mask in the form the model takes."""
     inputs = dict(batch)
-    labels = inputs.pop("labels")
-    if inputs["attention_mask"].ndim == 4 and _is_eager(model):
-        inputs["attention_mask"] = to_additive_mask(inputs["attention_mask"], next(model.parameters()).dtype)
-    targets = labels[:, 1:]
-    columns = (targets != IGNORE).any(dim=0).nonzero()[:, 0]
-    logits = model(**inputs, logits_to_keep=columns).logits
-    targets = targets[:, columns]
-    loss = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE,
-                                    reduction="sum")
-    return loss, (targets != IGNORE).sum()
-
-
-def _is_eager(model: Any) -> bool:
-    return getattr(model.config, "_attn_implementation", None) == "eager"
+    runs = inputs.pop("image_runs", None)
+    if inputs["attention_mask"].ndim == 4:
+        positions = inputs["position_ids"]
+        order = positions[0] if positions.ndim == 3 else positions
+        inputs["attention_mask"] = fit_mask(model, inputs["attention_mask"], order, order,
+                                            None if runs is None else pair_runs(runs))
+    return inputs
 
 
 def to_device(batch: dict[str, Any], model: Any) -> dict[str, Any]:
     """Move a batch to the model's device, pixels in the model's number format."""
-    parameter = next(model.parameters())
-    return {name: value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
-            for name, value in batch.items()}
+    device, dtype = next(model.parameters()).device, find_dtype(model)
+    return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in batch.items()}
 
 
 @torch.no_grad()

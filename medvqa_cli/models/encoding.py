@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.prompts import build_turns, check_prompt, format_target, list_exemplar_images
+from medvqa_cli.errors import DataError
 from medvqa_cli.settings.data import PromptSettings
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class ImageCache:
         return entry
 
 
+def _name(sample: VQASample) -> str:
+    return f"Question '{sample.question_id}' of {sample.dataset}/{sample.split}"
+
+
 def _size_in_bytes(inputs: ImageInputs) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in inputs.tensors.values())
 
@@ -89,8 +94,18 @@ class SampleEncoder:
         self._exemplars: list[Image.Image] = []
         self._texts: dict[tuple[object, ...], EncodedSample] = {}
 
+    @property
+    def padding_id(self) -> int:
+        """The token that fills up short rows."""
+        return self.processor.tokenizer.pad_token_id or 0
+
     def encode_images(self, sample: VQASample) -> ImageInputs:
-        """Return the pictures of exemplars and sample, in this order, as model inputs."""
+        """Return the pictures of exemplars and sample, in this order, as model inputs.
+
+        Raises:
+            DataError: If the family cannot take so many.
+        """
+        self._check_number(sample)
         return self._images.get((*self._exemplar_paths, *sample.images), lambda: self._process_images(sample.images))
 
     def encode_text(self, sample: VQASample, images: ImageInputs) -> EncodedSample:
@@ -98,16 +113,29 @@ class SampleEncoder:
 
         Raises:
             SettingsError: If the prompt's template cannot be used.
+            DataError: If the question holds what stands for an image.
         """
         turns, target = build_turns(sample, self.prompt), format_target(sample, self.prompt)
-        key = (turns, target, images.num_tokens)
+        key = (turns, target, images.num_tokens, images.markers)
         if key not in self._texts:
             if len(self._texts) >= MAX_TEXTS:
                 self._texts.clear()
-            self._texts[key] = EncodedSample(
-                tuple(self.family.encode_prompt(self.processor, turns, images)),
-                tuple(self.family.encode_answer(self.processor, target)))
+            try:
+                prompt = self.family.encode_prompt(self.processor, turns, images)
+            except ValueError as error:
+                raise DataError(f"{_name(sample)} cannot be put to this model: {error}.",
+                                "Change its text, or leave it out.") from error
+            self._texts[key] = EncodedSample(tuple(prompt), tuple(self.family.encode_answer(self.processor, target)))
         return self._texts[key]
+
+    def _check_number(self, sample: VQASample) -> None:
+        able, number = self.family.capabilities, len(self._exemplar_paths) + len(sample.images)
+        if not number and not able.reads_text_alone:
+            raise DataError(f"{_name(sample)} has no image, and this model answers no question without one.",
+                            "Leave it out, or take another model (`medvqa models list`).")
+        if able.max_images is not None and number > able.max_images:
+            raise DataError(f"{_name(sample)} has {number} images with those of exemplars; this model takes at most "
+                            f"{able.max_images}.", "Leave it out, or take another model (`medvqa models list`).")
 
     def _process_images(self, paths: Sequence[str]) -> ImageInputs:
         if not self._exemplars:

@@ -9,12 +9,12 @@ arXiv:2409.17146) and PrefixGrouper (Liu et al. 2025, arXiv:2506.05433). Differs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from medvqa_cli.models.encoding import EncodedSample
 
@@ -27,11 +27,12 @@ class Row:
     """One packed sequence of T tokens, as flat lists of length T.
 
     `segments` is 0 for the prefix and n for the n-th question. `labels` holds IGNORE where nothing is learned.
+    `positions` has such a list for each axis on which the model counts: one, or three for time, height and width.
     """
 
     ids: list[int]
     labels: list[int]
-    positions: list[int]
+    positions: list[list[int]]
     segments: list[int]
 
 
@@ -46,16 +47,30 @@ def find_common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
     return next((index for index in range(longest) if first[index] != last[index]), longest)
 
 
-def build_row(samples: Sequence[EncodedSample]) -> Row:
-    """Pack samples of one image into a row; one sample gives the plain row."""
+def count_up(prefix: Sequence[int]) -> torch.Tensor:
+    """Return the positions 0, 1, 2... on one axis, [1, P]."""
+    return torch.arange(len(prefix))[None]
+
+
+def build_row(samples: Sequence[EncodedSample], find_positions: Callable[[Sequence[int]], Any] = count_up) -> Row:
+    """Pack samples of one image into a row; one sample gives the plain row.
+
+    Args:
+        samples: The samples.
+        find_positions: Returns the positions [axes, P] of the shared prefix.
+    """
     shared = find_common_prefix([sample.prompt for sample in samples])
-    row = Row(list(samples[0].prompt[:shared]), [IGNORE] * shared, list(range(shared)), [0] * shared)
+    prefix = list(samples[0].prompt[:shared])
+    positions = find_positions(prefix)
+    start = int(positions.max()) + 1 if shared else 0
+    row = Row(prefix, [IGNORE] * shared, positions.tolist(), [0] * shared)
     for number, sample in enumerate(samples, start=1):
         question, answer = sample.prompt[shared:], sample.answer
         length = len(question) + len(answer)
         row.ids.extend((*question, *answer))
         row.labels.extend((*([IGNORE] * len(question)), *answer))
-        row.positions.extend(range(shared, shared + length))
+        for axis in row.positions:
+            axis.extend(range(start, start + length))
         row.segments.extend([number] * length)
     return row
 
@@ -82,14 +97,16 @@ def stack_rows(rows: Sequence[Row], padding_id: int) -> dict[str, torch.Tensor]:
     """Pad rows on the right to one length T and return the model's inputs.
 
     Returns:
-        input_ids, labels, position_ids [B, T]; attention_mask [B, 1, T, T] (bool, True where a token may look).
+        input_ids, labels [B, T]; position_ids [B, T], or [axes, B, T] where a model counts on several;
+        attention_mask [B, 1, T, T] (bool, True where a token may look).
     """
     length = max(len(row.ids) for row in rows)
-    segments = _pad([row.segments for row in rows], length, PADDING_SEGMENT)
+    segments = pad_lists([row.segments for row in rows], length, PADDING_SEGMENT)
+    positions = torch.stack([pad_lists(axis, length, 0) for axis in zip(*(row.positions for row in rows), strict=True)])
     return {
-        "input_ids": _pad([row.ids for row in rows], length, padding_id),
-        "labels": _pad([row.labels for row in rows], length, IGNORE),
-        "position_ids": _pad([row.positions for row in rows], length, 0),
+        "input_ids": pad_lists([row.ids for row in rows], length, padding_id),
+        "labels": pad_lists([row.labels for row in rows], length, IGNORE),
+        "position_ids": positions[0] if len(positions) == 1 else positions,
         "attention_mask": build_block_mask(segments),
     }
 
@@ -106,10 +123,6 @@ def build_block_mask(segments: torch.Tensor) -> torch.Tensor:
     return (causal & related)[:, None]
 
 
-def to_additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a bool mask as the additive mask eager attention takes: 0 where open, the lowest number elsewhere."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-
-
-def _pad(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:
+def pad_lists(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:
+    """Return rows of numbers as a tensor [B, length], `value` on the right of short ones."""
     return torch.tensor([[*row, *([value] * (length - len(row)))] for row in rows])

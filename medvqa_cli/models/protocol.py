@@ -52,24 +52,34 @@ class ModelLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a family can do. `packs`: its prompt allows shared-image packing and sample trees."""
+    """What a family can do.
+
+    `packs`: its prompt allows shared-image packing and sample trees. `bidirectional_images`: tokens of one image see
+    each other, whatever their order. `reads_text_alone`: it answers questions without an image. `max_images`: most
+    images of one sample, None for no bound.
+    """
 
     generates: bool = True
     classifies: bool = False
     packs: bool = False
     edits: bool = False
+    bidirectional_images: bool = False
+    reads_text_alone: bool = True
+    max_images: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInputs:
     """One sample's images as the model takes them.
 
-    `tensors` are keyword arguments of the model's forward, such as pixel_values [images, channels, height, width];
-    `num_tokens` is how many placeholder tokens each image takes in the prompt.
+    `tensors` are keyword arguments of the model's forward, such as pixel_values [images, channels, height, width].
+    `markers` is what stands for each image in the prompt's text, with one image token for each run of them;
+    `num_tokens` is how many image tokens each run has, in the order of the prompt.
     """
 
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
     num_tokens: tuple[int, ...] = ()
+    markers: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -103,6 +113,9 @@ class ModelFamily(Protocol):
     capabilities: Capabilities
     Options: type[BaseModel] | None
 
+    def loads(self, config: Mapping[str, Any]) -> bool:
+        """Return whether a checkpoint with this config.json is one of the family."""
+
     def load_processor(self, checkpoint: str) -> Any:
         """Return the processor (tokenizer and image processor) of a checkpoint, without needing torchvision."""
 
@@ -117,6 +130,21 @@ class ModelFamily(Protocol):
 
     def encode_answer(self, processor: Any, answer: str) -> list[int]:
         """Return the token ids of an answer as it continues the prompt, the end-of-answer token last."""
+
+    def find_image_token(self, processor: Any) -> int:
+        """Return the id of the token that stands where an image feature goes."""
+
+    def mark_tokens(self, processor: Any, input_ids: torch.Tensor, answers: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """Return what the forward wants to know of tokens [B, T], such as token types, beside ids and a plain mask.
+
+        `answers` [B, T] is True at answer tokens. Not asked for packed rows, whose mask and positions say everything.
+        """
+
+    def find_positions(self, processor: Any, prefix: Sequence[int], images: ImageInputs) -> torch.Tensor | None:
+        """Return the positions [axes, P] of a prefix that holds all images, or None for 0, 1, 2...
+
+        What follows continues on every axis from the largest position plus 1.
+        """
 
     def build_tiny(self, directory: Path, *, texts: Sequence[str] = (), options: Any = None, seed: int = 0) -> None:
         """Write a small random checkpoint of the real architecture, its tokenizer trained on `texts`."""

@@ -46,7 +46,7 @@ def test_a_row_holds_every_sample_exactly(pairs):
     for number, sample in enumerate(samples, start=1):
         chosen = [i for i, segment in enumerate(row.segments) if segment == number]
         assert (*prefix, *(row.ids[i] for i in chosen)) == (*sample.prompt, *sample.answer)
-        assert [row.positions[i] for i in chosen] == list(range(len(prefix), len(prefix) + len(chosen)))
+        assert [row.positions[0][i] for i in chosen] == list(range(len(prefix), len(prefix) + len(chosen)))
         assert tuple(row.labels[i] for i in chosen if row.labels[i] != IGNORE) == sample.answer
         assert row.labels[chosen[0]] == IGNORE
 

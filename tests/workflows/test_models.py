@@ -30,20 +30,20 @@ def families(monkeypatch):
 
 
 def test_a_plugin_of_the_same_type_does_not_take_over_what_is_detected(families):
-    assert detect_family("llava", "x") == "llava"
-    assert choose_family(ModelChoice("x", None), "llava") == "llava"
+    assert detect_family({"model_type": "llava"}, "x") == "llava"
+    assert choose_family(ModelChoice("x", None), {"model_type": "llava"}) == "llava"
 
 
 def test_the_family_a_model_was_chosen_with_stays(families):
-    assert choose_family(ModelChoice("x", "a_llava"), "llava") == "a_llava"
+    assert choose_family(ModelChoice("x", "a_llava"), {"model_type": "llava"}) == "a_llava"
 
 
 def test_a_family_that_does_not_load_the_type_is_told(families):
     with pytest.raises(ModelError, match="the family 'other' does not load") as failure:
-        choose_family(ModelChoice("x", "other"), "llava")
+        choose_family(ModelChoice("x", "other"), {"model_type": "llava"})
     assert "--family llava" in failure.value.hint
     with pytest.raises(ModelError, match="of the type 'bert'") as failure:
-        choose_family(ModelChoice("x", None), "bert")
+        choose_family(ModelChoice("x", None), {"model_type": "bert"})
     assert "llava" in failure.value.hint
 
 
