@@ -42,8 +42,8 @@ FRAMEWORK, TOOLKIT, GUIDE, SCENE_GRAPHS, UNIMEDVL = (
 THEIRS = {
     FRAMEWORK: {
         "quick_test.py": """quick_test.py --gpu --dataset --slake_path --test_all_models --model_families
-            --inference_only --keep_outputs --output_dir --model_id --num_train_samples --num_test_samples --num_calibration_samples
-            --skip_training --skip_calibration --seed""",
+            --inference_only --keep_outputs --output_dir --model_id --num_train_samples --num_test_samples
+            --num_calibration_samples --skip_training --skip_calibration --seed""",
         "test_framework.py": "test_framework.py --basic --test --all --gpu",
         "train_sft.py": """train_sft.py --gpu --model_id --output_dir --dataset --slake_path --question_type --epochs
             --subsample_size --seed --split --batch_size --grad_accum --learning_rate --warmup_ratio --max_length
