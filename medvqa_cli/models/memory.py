@@ -1,14 +1,16 @@
 """How much memory a model takes: a formula, term by term, from its sizes and from what goes through it at once.
 
-Let e be the bytes of a number (4 in float32, else 2), P the parameters, B the rows of a batch, T the tokens of a row
-(image tokens + questions x text tokens), V the vocabulary, L the blocks, h the width of the residual stream, a that of
-the queries, c that of keys and values together, m what the MLP's first layers put out, f what its last layer reads.
+Let e be the bytes of a number (4 in float32, else 2; 4 in training on quantised weights, where peft casts everything
+else to float32), P the parameters, B the rows of a batch, T the tokens of a row (image tokens + questions x text
+tokens), V the vocabulary, L the blocks, h the width of the residual stream, a that of the queries, c that of keys and
+values together, m what the MLP's first layers put out, f what its last layer reads.
 
 weights: P e. Quantised, a weight of the language model's linear layers takes 0.5 + 0.127/8 bytes in 4-bit (NF4 with
     double quantisation, Dettmers et al. 2023, arXiv:2305.14314, section 3) or 1 byte in 8-bit; everything else (vision
-    tower, projector, embeddings, norms, head) keeps e bytes for inference, and 4 for training, as peft casts it.
-dequantised weight: 4-bit: the largest linear layer, e bytes a weight, as it is multiplied.
-adapters: r (in + out) values for every adapted layer, float32; the projector in its own format where it is trained.
+    tower, projector, embeddings, norms, head) e bytes.
+dequantised weight: 4-bit: the largest linear layer in the number format, as it is multiplied.
+adapters: r (in + out) values for every adapted layer, float32; and peft's copy of the projector and of the last layers
+    in their own format, where they are trained beside LoRA.
 gradients: as many bytes as what is trained.
 optimiser states: AdamW's two, each as many bytes as what is trained.
 activations of the language model: what L blocks keep for the backward pass,
@@ -45,8 +47,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
-    from medvqa_cli.models.shapes import ModelShape, PictureSize
+    from medvqa_cli.models.shapes import ModelShape, PictureSize, Stack, Target
 
 Tuning = Literal["none", "lora", "full"]
 Quantization = Literal["none", "8bit", "4bit"]
@@ -75,6 +78,7 @@ class Workload:
         checkpointing: Whether activations are computed again instead of kept.
         freeze_vision_tower: Keep the vision tower as it is in full training.
         tune_projector: Train the projector beside LoRA.
+        last_layers: Last layers of the language model trained in full beside LoRA.
         rank: LoRA's r.
         dropout: LoRA's dropout.
         on_gpu: Whether it runs on a GPU: a CPU keeps larger dropout masks.
@@ -91,6 +95,7 @@ class Workload:
     checkpointing: bool = False
     freeze_vision_tower: bool = False
     tune_projector: bool = False
+    last_layers: int = 0
     rank: int = 16
     dropout: float = 0.05
     on_gpu: bool = True
@@ -98,7 +103,8 @@ class Workload:
     @property
     def number_bytes(self) -> int:
         """Bytes of a number outside quantised weights (e)."""
-        return NUMBER_BYTES[self.dtype]
+        is_cast = self.quantization != "none" and self.tuning != "none"
+        return FLOAT32 if is_cast else NUMBER_BYTES[self.dtype]
 
     @property
     def tokens(self) -> int:
@@ -126,62 +132,61 @@ class Workload:
 def estimate_memory(shape: ModelShape, work: Workload) -> dict[str, int]:
     """Return the peak memory of inference or of a training step in bytes: one entry a term; their sum is the peak.
 
-    The terms and their coefficients stand at the top of this module; those that are 0 are left out. Gradients are
-    counted beside all activations: they are there from the second forward pass of an optimiser step on.
+    The terms and their coefficients stand at the top of this module. Gradients are counted beside all activations: they
+    are there from the second forward pass of an optimiser step on.
     """
-    terms = {"weights": estimate_weights(shape, work)}
-    if work.quantization == "4bit":
-        terms["dequantised weight"] = shape.largest_linear * work.number_bytes
+    is_packed = work.quantization == "4bit"
+    terms = {"weights": estimate_weights(shape, work),
+             "dequantised weight": shape.largest_linear * NUMBER_BYTES[work.dtype] if is_packed else 0}
     terms |= _count_training_states(shape, work) | count_kept(shape, work)
     terms["logits"] = shape.vocabulary * _count_logits(work)
-    if work.tuning == "none":
-        terms["key-value cache"] = sum(_cache(stack, work) for stack in _caching(shape.language))
-    if work.picture:
-        terms["pictures"] = work.rows * work.picture.values * (FLOAT32 + work.number_bytes)
+    terms["key-value cache"] = 0 if work.tuning != "none" else sum(
+        _cache(stack, work) for stack in _caching(shape.language))
+    terms["pictures"] = work.rows * work.picture.values * (FLOAT32 + work.number_bytes) if work.picture else 0
     terms["working tensors"] = max((_work(stack, tokens, work) for stack, tokens in _passes(shape, work)), default=0)
-    terms["allocator"] = round(ALLOCATOR_SHARE * sum(terms.values()))
-    return {name: size for name, size in terms.items() if size}
+    return {**terms, "allocator": round(ALLOCATOR_SHARE * sum(terms.values()))}
 
 
 def estimate_weights(shape: ModelShape, work: Workload) -> int:
     """Return the bytes of the weights, without adapters."""
-    total = sum(shape.parameters.values())
-    if work.quantization == "none":
-        return total * work.number_bytes
-    rest = work.number_bytes if work.tuning == "none" else FLOAT32
-    return round(shape.quantizable * WEIGHT_BYTES[work.quantization] + (total - shape.quantizable) * rest)
+    packed = WEIGHT_BYTES.get(work.quantization, work.number_bytes)
+    others = sum(shape.parameters.values()) - shape.quantizable
+    return round(shape.quantizable * packed + others * work.number_bytes)
 
 
 def count_adapter_parameters(shape: ModelShape, rank: int) -> int:
     """Return the parameters of LoRA adapters."""
-    return sum(rank * (target.width_in + target.width_out) for stack in shape.language for target in stack.targets)
+    return sum(rank * (target.width_in + target.width_out)
+               for stack in (*shape.vision, *shape.language) for target in stack.targets)
 
 
 def count_kept(shape: ModelShape, work: Workload) -> dict[str, int]:
     """Return the bytes of activations that a forward pass keeps, by part; without logits and the loss."""
-    kept: dict[str, int] = {}
-    if work.tuning != "none":
-        kept["activations of the language model"] = sum(
-            _keep(stack, tokens, work, is_trained=work.tuning == "full") for stack, tokens in _pass_text(shape, work))
-    if "vision tower" in work.trained_parts:
-        kept["activations of the vision tower"] = sum(
-            _keep(stack, work.patches, work, is_trained=True) for stack in shape.vision)
-    elif shape.holds_vision_states:
-        kept["activations of the vision tower"] = sum(
-            _states(stack, work.patches, work) for stack in shape.vision)
-    if "projector" in work.trained_parts and work.picture:
-        kept["activations of the projector"] = (
-            work.rows * work.picture.tokens * shape.projector_width * work.number_bytes)
-    kept["attention masks"] = sum(_mask(stack, tokens, work) for stack, tokens in _pass_text(shape, work))
-    return kept
+    in_full, number = work.tuning == "full", work.number_bytes
+    projector = work.rows * work.picture.tokens * shape.projector_width * number if work.picture else 0
+    return {
+        "activations of the language model": 0 if work.tuning == "none" else sum(
+            _keep(stack, tokens, work, is_trained=in_full) for stack, tokens in _pass_text(shape, work)),
+        "activations of the vision tower": _keep_vision(shape, work),
+        "activations of the projector": projector * ("projector" in work.trained_parts),
+        "attention masks": sum(_mask(stack, tokens, work) for stack, tokens in _pass_text(shape, work)),
+    }
+
+
+def _keep_vision(shape: ModelShape, work: Workload) -> int:
+    is_trained = "vision tower" in work.trained_parts
+    if is_trained or (work.tuning == "lora" and any(stack.targets for stack in shape.vision)):
+        return sum(_keep(stack, work.patches, work, is_trained=is_trained) for stack in shape.vision)
+    held = sum(_states(stack, work.patches, work) for stack in shape.vision)
+    return held if shape.holds_vision_states else 0
 
 
 def _count_training_states(shape: ModelShape, work: Workload) -> dict[str, int]:
-    if work.tuning == "none":
-        return {}
-    adapters = FLOAT32 * count_adapter_parameters(shape, work.rank) if work.tuning == "lora" else 0
-    own = work.number_bytes if work.quantization == "none" else FLOAT32
-    trained = adapters + own * sum(shape.parameters[part] for part in work.trained_parts)
+    trained = work.number_bytes * sum(shape.parameters[part] for part in work.trained_parts)
+    adapters = 0
+    if work.tuning == "lora":
+        trained += work.number_bytes * work.last_layers * shape.language[-1].block_parameters
+        adapters = trained = trained + FLOAT32 * count_adapter_parameters(shape, work.rank)
     return {"adapters": adapters, "gradients": trained, "optimiser states": 2 * trained}
 
 
@@ -200,11 +205,12 @@ def _keep(stack: Stack, tokens: int, work: Workload, *, is_trained: bool) -> int
     """Return what a stack keeps of tokens for the backward pass, in bytes."""
     block = tokens * _block_bytes(stack, work, is_trained=is_trained)
     block += work.rows * work.tokens * stack.cross * work.number_bytes
+    last = work.last_layers * tokens * work.number_bytes * (stack.inputs + stack.mlp_out) * (not stack.is_vision)
     adapters = tokens * _adapter_bytes(stack.targets, work) if work.tuning == "lora" else 0
     kept = tokens * _norm_bytes(stack, stack.width, work, is_trained=is_trained)
     if work.checkpointing:
         return kept + _states(stack, tokens, work) + block + adapters // stack.depth
-    return kept + stack.depth * block + adapters
+    return kept + last + stack.depth * block + adapters
 
 
 def _block_bytes(stack: Stack, work: Workload, *, is_trained: bool) -> int:

@@ -53,6 +53,7 @@ class Stack:
         decodes: Whether it is the decoder of an encoder-decoder.
         is_vision: Whether it sees patches, which are never masked.
         targets: The adapted layers of all blocks.
+        block_parameters: Parameters of one block.
     """
 
     depth: int
@@ -70,6 +71,7 @@ class Stack:
     decodes: bool = False
     is_vision: bool = False
     targets: tuple[Target, ...] = ()
+    block_parameters: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +214,7 @@ def _read_stack(block: Any, *, depth: int, targets: tuple[Target, ...], biased: 
     copies = sum(ACTIVATION_COPIES.get(type(module).__name__, 0) for module in block.modules())
     return Stack(
         depth=depth, width=width, targets=targets, decodes=decodes,
+        block_parameters=sum(parameter.numel() for parameter in block.parameters()),
         norms=(len(norms) - head_norms) * width + (attention + key_value // 2 if head_norms else 0),
         norms_in_float32=any(kind != "LayerNorm" for _, kind in norms),
         inputs=(2 + bool(crossing)) * width, attention=attention, key_value=key_value,
