@@ -17,6 +17,7 @@ from medvqa_cli.models.adapters import attach_lora, count_parameters, find_part,
 from medvqa_cli.models.batches import build_batch, find_token_losses, join_images, stack_plain, sum_answer_loss
 from medvqa_cli.models.encoding import EncodedSample, SampleEncoder
 from medvqa_cli.models.loading import load_checkpoint
+from medvqa_cli.models.processors import to_messages
 from medvqa_cli.models.protocol import ModelFamily
 from medvqa_cli.plugins import datasets, models
 from medvqa_cli.records import VQASample
@@ -51,6 +52,8 @@ def test_aliases_are_unambiguous():
             assert registry.resolve(alias) == name
 
 
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<image>")
+"""The first ids of a tiny tokenizer of a family without a chat template."""
 WITH_OWN_DROPOUT = {"blip2", "blip2_opt"}
 """Families whose models drop out by function, whatever their modules say."""
 
@@ -123,6 +126,36 @@ def test_image_tokens_match_the_features(built, tiny):
             inputs["decoder_input_ids"] = torch.zeros(1, 1, dtype=torch.long)
         with torch.no_grad():
             assert tiny.model(**inputs).logits.isfinite().all(), "the model counts image tokens itself, and refuses"
+
+
+def test_prompts_are_what_the_processor_makes_of_the_conversation(built, tiny):
+    """Pictures are processed once and prompts put together by us; the ids are those of the processor's own call."""
+    _, directory = built
+    most = tiny.family.capabilities.max_images or 2
+    pictures = [Image.open(directory / f"{number}.png") for number in (1, 0)][:most]
+    placeholder = str(tiny.processor.image_token)
+    turns = [Turn("user", "Is it?", len(pictures)), Turn("assistant", "no"), Turn("user", "Where is it, then?")]
+    images = tiny.family.encode_images(tiny.processor, pictures)
+    prompt = tiny.family.encode_prompt(tiny.processor, turns, images)
+    template = tiny.family.find_template(tiny.processor)
+    if template:
+        text = tiny.tokenizer.apply_chat_template(to_messages(turns), chat_template=template, tokenize=False,
+                                                  add_generation_prompt=True)
+        wanted = tiny.processor(text=[text], images=[pictures], add_special_tokens=False)["input_ids"][0]
+    else:
+        text = tiny.tokenizer.decode([token for token in prompt if token >= len(SPECIAL_TOKENS)])
+        text = text if tiny.family.card.title.startswith("BLIP") else placeholder * len(pictures) + text.strip()
+        wanted = tiny.processor(text=[text], images=[pictures])["input_ids"][0]
+    assert list(wanted) == prompt
+
+
+def test_the_picture_is_seen(built, tiny):
+    _, directory = built
+    encoder = make_encoder(tiny)
+    with torch.no_grad():
+        losses = [sum_answer_loss(tiny.model, build_batch(encoder, [[sample]], packed=False))[0].item()
+                  for sample in (make_sample(str(directory / f"{number}.png"), 3) for number in (0, 1))]
+    assert abs(losses[0] - losses[1]) > 1e-3
 
 
 def test_a_question_that_names_the_placeholder_is_refused(built, tiny):
@@ -203,10 +236,12 @@ def test_what_is_written_is_what_teacher_forcing_scores(built, tiny):
     _, directory = built
     encoder = make_encoder(tiny)
     engine = TransformersEngine(tiny, encoder, shared_prefix=False, batch_size=2)
-    sample = make_sample(str(directory / "0.png"), 1)
+    image_token = tiny.family.find_image_token(tiny.processor)
+    samples = [make_sample(str(directory / "0.png"), number) for number in range(5)]
+    written = [(sample, engine._decode_as_batch([sample], 0, 1, Decoding(max_new_tokens=5))[0]) for sample in samples]
+    sample, path = next(pair for pair in written if image_token not in pair[1].tokens)  # a random model writes that too
     images = encoder.encode_images(sample)
     prompt = encoder.encode_text(sample, images).prompt
-    (path,) = engine._decode_as_batch([sample], 0, 1, Decoding(max_new_tokens=5))
     batch = {**stack_plain(encoder, [EncodedSample(prompt, path.tokens)]), **join_images([images])}
     with torch.no_grad():
         loss, tokens = sum_answer_loss(tiny.model, batch)

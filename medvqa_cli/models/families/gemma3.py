@@ -69,17 +69,23 @@ class Gemma3(ChatFamily):
                                image_seq_length=(options.image_size // options.patch_size // 2) ** 2)
 
     def build_model(self, processor: Any, options: Any) -> Any:
-        """Return a random Gemma 3 with patches pooled two by two and, from two layers on, a sliding window."""
+        """Return a random Gemma 3 with patches pooled two by two and, from two layers on, a sliding window.
+
+        transformers begins the projection of image features at zero, so that a picture would not be seen at all.
+        """
+        import torch
         from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
         tokenizer = processor.tokenizer
         kinds = ["sliding_attention" if layer % 2 == 0 else "full_attention" for layer in range(options.text_layers)]
         text = shape_text(tokenizer, options, head_dim=options.width // options.heads, sliding_window=24,
                           layer_types=kinds, query_pre_attn_scalar=options.width // options.heads)
-        return Gemma3ForConditionalGeneration(Gemma3Config(
+        model = Gemma3ForConditionalGeneration(Gemma3Config(
             vision_config=shape_vision(options), text_config=text, mm_tokens_per_image=processor.image_seq_length,
             boi_token_index=tokenizer.boi_token_id, eoi_token_index=tokenizer.eoi_token_id,
             image_token_index=tokenizer.image_token_id))
+        torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.1)
+        return model
 
 
 PLUGIN = Gemma3()

@@ -29,10 +29,10 @@ class Qwen3VL(QwenFamily):
     processor_class = "Qwen3VLProcessor"
 
     def build_model(self, processor: Any, options: Any) -> Any:
-        """Return a random Qwen3-VL whose first two vision layers also feed the language model's first layers."""
+        """Return a random Qwen3-VL whose first vision layers also feed the language model's, but for its last one."""
         from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-        depths = list(range(min(2, options.vision_layers, options.text_layers)))
+        depths = list(range(min(2, options.vision_layers, options.text_layers - 1)))
         vision = shape_qwen_vision(options, deepstack_visual_indexes=depths, num_position_embeddings=64)
         return Qwen3VLForConditionalGeneration(Qwen3VLConfig(
             vision_config=vision, text_config=shape_qwen_text(processor.tokenizer, options, mrope_interleaved=True),
