@@ -1,41 +1,61 @@
-"""Checkpoint, number format, device: one place that loads any family, with errors a user can act on."""
+"""Checkpoint, number format, device, quantisation: one place that loads any family, with errors a user can act on."""
 
 from __future__ import annotations
 
-import json
-import os
-from contextlib import contextmanager
+import logging
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.errors import ModelError
+from medvqa_cli.errors import ModelError, SettingsError
+from medvqa_cli.models.hub import explain_hub_failure, explained_hub_failures, fetch_checkpoint, first_line
+from medvqa_cli.models.loaded_weights import check_loading_info, find_mismatch
+from medvqa_cli.models.loading_plan import plan_loading, read_json
 from medvqa_cli.models.protocol import LoadedModel
+from medvqa_cli.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
-
+    from medvqa_cli.models.hub import Source
     from medvqa_cli.models.protocol import ModelFamily
+    from medvqa_cli.models.quantization import Tuning
     from medvqa_cli.settings.model import ModelSettings
 
 
-def load_checkpoint(family: ModelFamily, family_name: str, checkpoint: str, settings: ModelSettings) -> LoadedModel:
+def load_checkpoint(family: ModelFamily, family_name: str, checkpoint: str, settings: ModelSettings, *,
+                    tuning: Tuning = "none", shares_images: bool = True, progress: Progress = SILENT) -> LoadedModel:
     """Load a checkpoint's processor and model, in evaluation mode on its device.
+
+    A hub checkpoint is fetched first, all of it from one commit, which `model.config._commit_hash` names.
+
+    Args:
+        family: The family that loads it.
+        family_name: Its name.
+        checkpoint: A folder or a hub id.
+        settings: How to load it.
+        tuning: What will be trained: weights that are to be trained themselves are not quantised.
+        shares_images: Whether packing or shared prefixes may run: they need a mask that flash-attn does not take.
+        progress: Is told what was decided and what is unexpected.
 
     Raises:
         ModelError: If the checkpoint is missing, damaged, gated, of another type, or too large for the device.
+        SettingsError: If settings contradict each other or the checkpoint.
+        MissingDependencyError: If bitsandbytes is asked for and not installed.
     """
     silence_libraries()
-    device = choose_device(settings.device)
-    loading: dict[str, Any] = {"dtype": choose_dtype(settings.dtype, device),
-                               "attn_implementation": choose_attention(settings.attention)}
-    if settings.revision and not Path(checkpoint).is_dir():
-        loading["revision"] = settings.revision
+    trusted = is_trusted(checkpoint, settings.trust_remote_code)
+    source = fetch_checkpoint(checkpoint, settings.revision, allow_pickle=settings.allow_pickle, allow_code=trusted,
+                              progress=progress)
+    plan = plan_loading(family, checkpoint, Path(source.folder), settings, tuning=tuning, shares_images=shares_images)
+    progress.say(f"Model: {plan.describe()}.")
     with explained_failures(checkpoint):
-        processor = family.load_processor(checkpoint)
-        model = family.load_model(checkpoint, **loading)
-        model.to(device)
+        processor = family.load_processor(source.folder)
+        model = _load_model(family, checkpoint, source.folder, progress, trust_remote_code=trusted,
+                            use_safetensors=None if settings.allow_pickle else True, **plan.arrange(family.layout))
+        if not plan.placement.max_memory and plan.quantization.mode == "none":
+            model.to(plan.placement.device)
+    _remember_origin(model, checkpoint, source)
     model.eval()
     return LoadedModel(model=model, processor=processor, family=family, family_name=family_name, checkpoint=checkpoint)
 
@@ -43,53 +63,26 @@ def load_checkpoint(family: ModelFamily, family_name: str, checkpoint: str, sett
 def silence_libraries() -> None:
     """Stop the libraries' own bars and chatter; warnings of ours are said once, in our words."""
     import transformers
+    from huggingface_hub.utils import logging as hub_logging
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def choose_device(wanted: str) -> torch.device:
-    """Return the device for a setting.
-
-    Raises:
-        ModelError: If the device asked for is not there.
-    """
-    import torch
-
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        return torch.device(next(name for name, there in present.items() if there))
-    if not present[wanted]:
-        raise ModelError(f"The device '{wanted}' is not available on this machine.", "Use --device auto or cpu.")
-    return torch.device(wanted)
-
-
-def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """Return the number format for a setting: auto is bfloat16 on a GPU that has it, else float32."""
-    import torch
-
-    if wanted != "auto":
-        dtype: torch.dtype = getattr(torch, wanted)
-        return dtype
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
-
-
-def choose_attention(wanted: str) -> str:
-    """Return transformers' name of an attention implementation.
+def is_trusted(checkpoint: str, named: str | None) -> bool:
+    """Return whether the checkpoint's own code may run: only if it is named.
 
     Raises:
-        ModelError: If flash attention is asked for and not installed.
+        SettingsError: If another checkpoint is named.
     """
-    if wanted == "flash":
-        from transformers.utils import is_flash_attn_2_available
-
-        if not is_flash_attn_2_available():
-            raise ModelError("Flash attention is not usable here: it needs the package 'flash-attn' and a CUDA GPU.",
-                             "Use --attention auto, or: pip install 'medvqa-cli[flash]' --no-build-isolation")
-        return "flash_attention_2"
-    return "sdpa" if wanted == "auto" else wanted
+    if named is None:
+        return False
+    if Path(named) != Path(checkpoint):
+        raise SettingsError(f"model.trust_remote_code names '{named}', but '{checkpoint}' is loaded.",
+                            f"Name the checkpoint itself (--trust-remote-code {checkpoint}), or leave it out.")
+    return True
 
 
 def read_config(checkpoint: str, revision: str | None = None) -> dict[str, Any]:
@@ -98,68 +91,72 @@ def read_config(checkpoint: str, revision: str | None = None) -> dict[str, Any]:
     Raises:
         ModelError: If it cannot be had or names no model type.
     """
-    with explained_failures(checkpoint):
-        path = Path(checkpoint) / "config.json"
-        if not Path(checkpoint).is_dir():
-            from huggingface_hub import hf_hub_download
+    path = Path(checkpoint) / "config.json"
+    if not Path(checkpoint).is_dir():
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import RemoteEntryNotFoundError
 
+        with explained_hub_failures(checkpoint), suppress(RemoteEntryNotFoundError):
             path = Path(hf_hub_download(checkpoint, "config.json", revision=revision))
-        if not path.is_file():
-            raise ModelError(f"'{checkpoint}' is not a checkpoint: config.json is missing.",
-                             "Name a folder that holds config.json, the weights and the tokenizer.")
-        try:
-            config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ModelError(f"{path} is damaged: {error}.", "Download the checkpoint again.") from error
-    if not isinstance(config, dict) or not config.get("model_type"):
-        raise ModelError(f"'{checkpoint}': config.json names no model_type.", "Name its family with --family.")
+    if not path.is_file():
+        raise ModelError(f"'{checkpoint}' is not a checkpoint: config.json is missing.",
+                         "Name a folder or a repository that holds config.json, the weights and the tokenizer.")
+    config = read_json(path)
+    if not config.get("model_type"):
+        raise ModelError(f"'{checkpoint}': config.json names no model_type.",
+                         'Add it, such as "model_type": "llava"; `medvqa models list` shows the families.')
     return config
 
 
 @contextmanager
 def explained_failures(checkpoint: str) -> Iterator[None]:
-    """Turn what the hub, safetensors and torch raise into one ModelError that says what to do."""
+    """Turn what the hub, safetensors, transformers and torch raise into one ModelError that says what to do."""
     import torch
-    from huggingface_hub import errors as hub
     from safetensors import SafetensorError
 
     try:
         yield
-    except hub.GatedRepoError as error:
-        raise ModelError(f"The model '{checkpoint}' is gated: its licence must be accepted first.",
-                         f"Accept it at https://huggingface.co/{checkpoint}, then run `hf auth login`.") from error
-    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.HFValidationError) as error:
-        raise ModelError(f"There is no model '{checkpoint}' on the hub, nor a folder of that name.",
-                         "Check the spelling (`medvqa models list`); a private model needs `hf auth login`.") from error
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError) as error:
-        raise ModelError(_unreachable(checkpoint), _FETCH.format(checkpoint=checkpoint)) from error
     except torch.OutOfMemoryError as error:
         raise ModelError(f"'{checkpoint}' does not fit into the device's memory.",
-                         "Use a smaller model, another device, or --dtype bfloat16.") from error
-    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        raise ModelError(f"'{checkpoint}' cannot be loaded: {_first_line(error)}",
-                         "The checkpoint is damaged, incomplete or of another type; download it again.") from error
-    except OSError as error:
-        raise _explain_missing_file(checkpoint, error) from error
+                         "Use --quantization 4bit, --dtype bfloat16, a smaller model or another device.") from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
+        raise explain_hub_failure(checkpoint, error) or _explain_fault(checkpoint, error) from error
 
 
-_FETCH = ("Where there is a network, fetch it with `hf download {checkpoint}`; or name a local folder: "
-          "--model PATH, or `aliases.models` in the configuration file.")
+def _explain_fault(checkpoint: str, error: Exception) -> ModelError:
+    text = first_line(error)
+    if "trust_remote_code" in str(error):
+        return ModelError(f"'{checkpoint}' brings Python code of its own, which is not run unless it is trusted.",
+                          f"If you have read it and trust it: --trust-remote-code {checkpoint}")
+    if isinstance(error, OSError):
+        return ModelError(f"'{checkpoint}' is incomplete: {text}", "Download the checkpoint again, or name another.")
+    if isinstance(error, ImportError):
+        return ModelError(f"'{checkpoint}' needs a package that is not installed: {text}", "Install that package.")
+    return ModelError(f"'{checkpoint}' cannot be loaded: {text}",
+                      "The checkpoint is damaged, incomplete or of another type; download it again.")
 
 
-def _unreachable(checkpoint: str) -> str:
-    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-    reason = "offline mode is on (HF_HUB_OFFLINE)" if offline else "the hub cannot be reached"
-    return f"The model '{checkpoint}' is not on this machine and {reason}."
+def _load_model(family: ModelFamily, checkpoint: str, folder: str, progress: Progress, **loading: Any) -> Any:
+    """Return the model, every weight of which came from the checkpoint.
+
+    A family may return what `from_pretrained` does, the model and what was missing, or only the model.
+    """
+    try:
+        loaded: Any = family.load_model(folder, output_loading_info=True, **loading)
+    except RuntimeError as error:
+        if (mismatch := find_mismatch(family, checkpoint, folder, error, loading)) is None:
+            raise
+        raise mismatch from error
+    if not isinstance(loaded, tuple):
+        return loaded
+    model, info = loaded
+    check_loading_info(checkpoint, info, progress)
+    return model
 
 
-def _explain_missing_file(checkpoint: str, error: OSError) -> ModelError:
-    if Path(checkpoint).is_dir():
-        return ModelError(f"'{checkpoint}' is incomplete: {_first_line(error)}",
-                          "Download the checkpoint again, or name another folder.")
-    return ModelError(_unreachable(checkpoint), _FETCH.format(checkpoint=checkpoint))
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _remember_origin(model: Any, checkpoint: str, source: Source) -> None:
+    """Let the model, and adapters made on it, name the checkpoint and its commit instead of a folder of the cache."""
+    model.name_or_path = checkpoint
+    if hasattr(model, "config"):
+        model.config.name_or_path = checkpoint
+        model.config._commit_hash = source.commit or None  # noqa: SLF001 - where transformers 4 kept it
