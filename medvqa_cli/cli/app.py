@@ -27,6 +27,7 @@ COMMANDS = (
     Stub("runs", "Runs: list, show.", "medvqa_cli.cli.runs"),
     Stub("config", "Settings: init, show, schema.", "medvqa_cli.cli.config"),
     Stub("plugins", "Plugins: list.", "medvqa_cli.cli.plugins"),
+    Stub("doctor", "Look at this machine: what is missing, and which models fit.", "medvqa_cli.cli.doctor"),
 )
 UsageError: Any = typer.BadParameter.__base__
 INTERRUPTED = 130

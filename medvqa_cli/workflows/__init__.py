@@ -30,6 +30,7 @@ _HOMES = {
     "medvqa_cli.workflows.sanity": ("check_sanity",),
     "medvqa_cli.workflows.quickstart": ("run_quickstart",),
     "medvqa_cli.workflows.hardware": ("choose_gpu",),
+    "medvqa_cli.workflows.doctor": ("diagnose_machine",),
     "medvqa_cli.settings.schema": ("make_settings", "Settings"),
     "medvqa_cli.runs": ("open_run", "latest_run", "list_runs"),
 }

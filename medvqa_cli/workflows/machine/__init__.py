@@ -1,0 +1,1 @@
+"""What this machine has and what medvqa can do with it; `workflows.doctor` puts it together."""
