@@ -92,6 +92,11 @@ def tiny(built):
         for parameter in loaded.model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(2)
+    for part in (loaded.model, getattr(loaded.model, "language_model", loaded.model)):
+        if hasattr(part, "generation_config"):
+            part.generation_config.repetition_penalty = 3.0  # Qwen's checkpoints have one; a tree would not know of it
+            part.generation_config.do_sample = True
+            part.generation_config.top_k = 2
     return loaded
 
 
@@ -226,6 +231,8 @@ def test_answers_do_not_depend_on_how_they_are_computed(built, tiny, picture):
         assert [answer.text for answer in answers] == [answer.text for answer in found[0]]
         assert [answer.logprob for answer in answers] == pytest.approx([one.logprob for one in found[0]], abs=2e-3)
     candidates = [["yes", "no"], ["left lung"], ["MRI"], ["yes", "upper left lung"]]
+    drawn = [engine.sample(group[:2], 6, Decoding(max_new_tokens=2, temperature=1.0, seed=1)) for engine in engines[1:]]
+    assert all(sum(answer.count for answer in answers) == 6 for way in drawn for answers in way)
     scores = [[list(scored.values()) for scored in engine.score_candidates(group, candidates)] for engine in engines]
     for ours in scores[1:]:
         assert [pytest.approx(row, abs=2e-3) for row in ours] == scores[0]

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from medvqa_cli.records import VQASample
 
 MAX_BRANCHES = 1024
+PLAIN_DECODING: dict[str, Any] = {"do_sample": False, "num_beams": 1, "top_k": 0, "top_p": 1.0, "min_length": 0,
+                                  "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "length_penalty": 1.0}
+"""Said in so many words: what is left open, the checkpoint fills in, such as Qwen's with its repetition penalty."""
 
 
 class TransformersEngine:
@@ -127,10 +130,15 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _decode_as_batch(self, samples: Sequence[VQASample], start: int, count: int, decoding: Decoding) -> list[Path]:
-        """Decode rows padded on the left with the model's own generate, each repeated `count` times."""
-        images = [self.encoder.encode_images(sample) for sample in samples]
+        """Decode rows padded on the left with the model's own generate, each repeated `count` times.
+
+        The rows are repeated here: `num_return_sequences` would repeat image tensors picture by picture, and so mix up
+        rows of several pictures.
+        """
+        rows = [sample for sample in samples for _ in range(count)]
+        images = [self.encoder.encode_images(sample) for sample in rows]
         prompts = [self.encoder.encode_text(sample, inputs).prompt
-                   for sample, inputs in zip(samples, images, strict=True)]
+                   for sample, inputs in zip(rows, images, strict=True)]
         width = max(map(len, prompts))
         ids = torch.tensor([[self.encoder.padding_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -138,17 +146,17 @@ class TransformersEngine:
         batch = to_device({"input_ids": ids, "attention_mask": mask, **marks, **join_images(images)}, self.loaded.model)
         with torch.random.fork_rng():
             torch.manual_seed(decoding.seed + start)
-            output = self.loaded.model.generate(**batch, generation_config=self._configure(count, decoding))
+            output = self.loaded.model.generate(**batch, generation_config=self._configure(decoding))
         return _merge_rows(self._cut_at_end(output), start, count)
 
-    def _configure(self, count: int, decoding: Decoding) -> Any:
+    def _configure(self, decoding: Decoding) -> Any:
         from transformers import GenerationConfig
 
-        sampled = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
+        sampled = {"do_sample": True, "temperature": decoding.temperature} if decoding.temperature > 0 else {}
         return GenerationConfig(
-            max_new_tokens=decoding.max_new_tokens, num_return_sequences=count, eos_token_id=sorted(self.end_ids),
+            max_new_tokens=decoding.max_new_tokens, eos_token_id=sorted(self.end_ids),
             pad_token_id=self.encoder.padding_id, return_dict_in_generate=True, output_logits=True,
-            **(sampled if decoding.temperature > 0 else {"do_sample": False}))
+            **PLAIN_DECODING | sampled)
 
     def _cut_at_end(self, output: Any) -> list[tuple[tuple[int, ...], float]]:
         """Return each row's answer tokens, end token included, and their log-probability."""

@@ -122,10 +122,11 @@ class SampleEncoder:
                 self._texts.clear()
             try:
                 prompt = self.family.encode_prompt(self.processor, turns, images)
+                answer = self.family.encode_answer(self.processor, target)
             except ValueError as error:
                 raise DataError(f"{_name(sample)} cannot be put to this model: {error}.",
                                 "Change its text, or leave it out.") from error
-            self._texts[key] = EncodedSample(tuple(prompt), tuple(self.family.encode_answer(self.processor, target)))
+            self._texts[key] = EncodedSample(tuple(prompt), tuple(answer))
         return self._texts[key]
 
     def _check_number(self, sample: VQASample) -> None:
