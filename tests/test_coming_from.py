@@ -379,7 +379,7 @@ def test_what_the_issues_promise_is_named_once_it_is_there():
 
 def is_named(name: str, codes: list[str]) -> bool:
     """Return whether some code is this name or begins with it; an option may stand without its command."""
-    option = name.split()[-1]
+    option = name.rsplit(maxsplit=1)[-1]
     return any(f"{code} ".startswith(f"{name} ") or (option.startswith("--") and option in code.split())
                for code in codes)
 
