@@ -120,7 +120,8 @@ def find_targets(model: Any, layout: ModelLayout, lora: LoRASettings) -> list[st
     wanted = parse_targets(lora.targets)
     if wanted.pattern:
         return _refuse_tied_head(_match_pattern(wanted.pattern, linear, model), model)
-    inside = {part: [name for name in linear if find_owner(name, layout) == part] for part in lora.parts}
+    inside: dict[str, list[str]] = {
+        part: [name for name in linear if find_owner(name, layout) == part] for part in lora.parts}
     if not lora.targets:
         return _take_defaults(inside, layout)
     candidates = [name for names in inside.values() for name in names]

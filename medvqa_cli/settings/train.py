@@ -23,8 +23,7 @@ class LoRASettings(Section):
     rslora: bool = False
     """Scale by alpha / sqrt(r), so that large ranks learn too (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732)."""
     targets: tuple[str, ...] = ()
-    """Linear layers to adapt: attention, query-value, mlp, all-linear, module names, re:PATTERN over whole names, or
-    none; empty takes the family's preset."""
+    """Preset (attention, query-value, mlp, all-linear), names, re:PATTERN or none; empty takes the family's own."""
     parts: Annotated[tuple[Literal["language_model", "vision_tower", "projector"], ...], Field(min_length=1)] = (
         "language_model",)
     """Parts to adapt; in the vision tower and the projector, empty targets mean every linear layer."""

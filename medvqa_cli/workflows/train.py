@@ -24,6 +24,7 @@ from medvqa_cli.workflows.models import (
     choose_model,
     describe_model,
     load_choice,
+    recall_choice,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
     source = open_run(settings.paths.runs, init_from) if init_from else None
     if source and source.weights is None:
         raise RunError(f"Run '{source.name}' has no trained weights to start from.", "Name a finished run.")
+    _check_tuning(settings)
     settings = _fix_mixture(settings)
     check = DataCheck("dry run", ()) if dry_run else _check(settings, progress)
     data = load_training_data(settings, progress)
@@ -87,6 +89,7 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
     try:
         choice = _start_from(source) if source else _prepare_choice(settings, data.train, run)
         loaded = load_choice(choice, settings, progress, trainable=True)
+        loaded.model = _adapt(loaded, settings)
     except BaseException:
         shutil.rmtree(run.path)  # nothing has been trained: an empty run would only be in the way
         raise
@@ -146,17 +149,14 @@ def _resume_run(run: Run, settings: Settings, progress: Progress) -> Run:
         raise DataError(f"The data of run '{run.name}' have changed since it began (fingerprint "
                         f"{wanted['fingerprint']} then, {found['fingerprint']} now).", "Start a new run.")
     source = open_run(stored.paths.runs, manifest["init_from"]) if manifest.get("init_from") else None
-    model = manifest["model"]
-    choice = _start_from(source) if source else ModelChoice(model["checkpoint"], model["family"])
-    return _train(run, stored, data, load_choice(choice, stored, progress, trainable=True), progress)
+    choice = _start_from(source) if source else recall_choice(manifest["model"])
+    loaded = load_choice(choice, stored, progress, trainable=True)
+    loaded.model = _adapt(loaded, stored)
+    return _train(run, stored, data, loaded, progress)
 
 
 def _start_from(source: Run) -> ModelChoice:
-    model = source.read_json("manifest.json")["model"]
-    weights = source.weights
-    if weights is not None and weights.name == "adapter":
-        return ModelChoice(model["checkpoint"], model["family"], str(weights))
-    return ModelChoice(str(weights), model["family"])
+    return recall_choice(source.read_json("manifest.json")["model"], source.weights)
 
 
 def _prepare_choice(settings: Settings, samples: Sequence[VQASample], run: Run) -> ModelChoice:
@@ -166,12 +166,13 @@ def _prepare_choice(settings: Settings, samples: Sequence[VQASample], run: Run) 
 
 
 def _train(run: Run, settings: Settings, data: TrainingData, loaded: LoadedModel, progress: Progress) -> Run:
-    from medvqa_cli.models.adapters import count_parameters
+    from medvqa_cli.models.adapters import count_parameters, describe_parameters
     from medvqa_cli.training.checkpoints import explained_full_disk, find_last_checkpoint
     from medvqa_cli.training.sft import TrainingPlan, build_trainer
 
-    model = _adapt(loaded, settings)
+    model = loaded.model
     parts = count_parameters(model, loaded.family.layout)
+    progress.say(describe_parameters(parts))
     encoder = build_encoder(loaded, settings, cache_mb=settings.train.image_cache_mb)
     packed = decide_packing(settings, loaded, encoder, data.train, progress)
     plan = TrainingPlan(model, encoder, data.train, data.validation, packed, settings.train, settings.seed,
@@ -196,14 +197,26 @@ def _train(run: Run, settings: Settings, data: TrainingData, loaded: LoadedModel
     return run
 
 
+def _check_tuning(settings: Settings) -> None:
+    """Refuse contradictory settings before anything is loaded."""
+    from medvqa_cli.models.adapters import check_tuning
+
+    check_tuning(settings.train, lora=_trains_adapters(settings))
+
+
+def _trains_adapters(settings: Settings) -> bool:
+    return settings.train.tuning == "lora" or (settings.train.tuning == "auto" and not settings.model.scratch)
+
+
 def _adapt(loaded: LoadedModel, settings: Settings) -> Any:
     """Return the model with what is to be trained set free; an adapter to start from stays the adapter."""
-    from medvqa_cli.models.adapters import prepare_training
+    from medvqa_cli.models.adapters import check_continuation, prepare_training
 
+    layout = loaded.family.layout
     if loaded.adapter:
+        check_continuation(loaded.model, layout, settings.train)
         return loaded.model
-    lora = settings.train.tuning == "lora" or (settings.train.tuning == "auto" and not settings.model.scratch)
-    return prepare_training(loaded.model, loaded.family.layout, settings.train, lora=lora)
+    return prepare_training(loaded.model, layout, settings.train, lora=_trains_adapters(settings))
 
 
 def decide_packing(settings: Settings, loaded: LoadedModel, encoder: SampleEncoder, samples: Sequence[VQASample],
@@ -226,7 +239,8 @@ def decide_packing(settings: Settings, loaded: LoadedModel, encoder: SampleEncod
         return False
     group = max(group_by_image(samples, 4), key=len)
     plain, packed = compare_packed_loss(loaded.model, encoder, group)
-    tolerance = 1e-3 if settings.model.dtype in ("auto", "float32") else 3e-2
+    facts = describe_model(loaded)
+    tolerance = 1e-3 if facts["dtype"] == "float32" and "quantization" not in facts else 3e-2
     if abs(plain - packed) > tolerance * max(abs(plain), 1e-6):
         progress.warn(f"Packing is off: on a first batch the packed loss {packed:.6f} differs from the plain loss "
                       f"{plain:.6f}. Please report this model.")

@@ -43,7 +43,8 @@ def test_every_training_flag_reaches_its_setting(medvqa, workflows):
         "--subsample", "10", "--limit", "20", "--missing-images", "skip", "--model", "m", "--family", "llava",
         "--dtype", "bfloat16", "--device", "cpu", "--attention", "eager", "--scratch", "--tuning", "lora",
         "--lora-r", "4", "--lora-alpha", "8", "--lora-dropout", "0.1", "--lora-targets", "q_proj,v_proj",
-        "--freeze-vision-tower", "--tune-projector", "--epochs", "2", "--max-steps", "9", "--batch-size", "3",
+        "--freeze-vision-tower", "--tune-projector", "--lora-parts", "language_model,projector", "--dora", "--rslora",
+        "--unfreeze-last-layers", "2", "--epochs", "2", "--max-steps", "9", "--batch-size", "3",
         "--grad-accum", "5", "--learning-rate", "1e-3", "--warmup", "0.1", "--scheduler", "linear", "--packing", "off",
         "--gradient-checkpointing", "--workers", "2", "--seed", "3", "--runs-dir", "r", "--prepared-dir", "p",
         "--name", "n", "--set", "train.log_steps=1", "--set", "data.options.count=4")
@@ -59,6 +60,8 @@ def test_every_training_flag_reaches_its_setting(medvqa, workflows):
             t.epochs, t.max_steps, t.batch_size, t.gradient_accumulation, t.learning_rate, t.warmup, t.scheduler,
             t.packing, t.gradient_checkpointing, t.workers, t.log_steps) == (
         "lora", 4, 8, 0.1, ("q_proj", "v_proj"), True, True, 2, 9, 3, 5, 1e-3, 0.1, "linear", "off", True, 2, 1)
+    assert (t.lora.parts, t.lora.dora, t.lora.rslora, t.unfreeze_last_layers) == (
+        ("language_model", "projector"), True, True, 2)
     assert (s.seed, s.paths.runs, s.paths.prepared, call.name, s.data.options) == (
         3, Path("r"), Path("p"), "n", {"count": 4})
 
@@ -299,28 +302,6 @@ def test_plugins_list_check_fails_aloud_and_shows_all(medvqa, monkeypatch):
     assert result.exit_code == 3
     assert "it is broken" in result.stdout
     assert "plugins do not work: llava" in result.stderr
-
-
-def test_models_list_names_families_and_own_names(document, tmp_path):
-    (tmp_path / "user").mkdir()
-    (tmp_path / "user" / "config.toml").write_text('[aliases.models]\nllava-med = "/models/med"\n')
-    rows = {row["name"]: row for row in document("models", "list")}
-    assert rows["llava"]["origin"] == "built-in"
-    assert rows["llava-med"] == {"name": "llava-med", "origin": str(tmp_path / "user" / "config.toml"),
-                                 "summary": "/models/med"}
-
-
-@pytest.mark.parametrize("name", ["llava", "LLaVA", "llava-med", "llava_1.5_7b"])
-def test_models_info_takes_families_and_checkpoints(document, name):
-    card = document("models", "info", name)
-    assert (card["name"], card["packs"]) == ("llava", True)
-    assert "image_size" in card["options"]
-
-
-def test_models_info_suggests(medvqa):
-    result = medvqa("models", "info", "lava")
-    assert (result.exit_code, result.stderr.splitlines()[0]) == (
-        3, "error: Unknown model family 'lava'. Did you mean 'llava'?")
 
 
 def test_runs_are_listed_newest_first_and_a_damaged_one_hides_none(medvqa, make_run, document):

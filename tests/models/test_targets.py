@@ -22,7 +22,8 @@ def build_blip2(text: dict) -> tuple[torch.nn.Module, ModelLayout]:
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = Blip2Config(
         vision_config={**shape, "image_size": 16, "patch_size": 8},
-        qformer_config={**shape, "encoder_hidden_size": 16, "vocab_size": 20}, text_config=text, num_query_tokens=2)
+        qformer_config={**shape, "encoder_hidden_size": 16, "vocab_size": 20}, text_config=text, num_query_tokens=2,
+        image_token_index=49)
     task = "SEQ_2_SEQ_LM" if text["model_type"] == "t5" else "CAUSAL_LM"
     return Blip2ForConditionalGeneration(config), ModelLayout(
         vision_tower="vision_model", projector="language_projection", language_model="language_model",
@@ -72,7 +73,7 @@ def test_a_seq2seq_model_takes_an_adapter_of_its_task():
     model, layout = build_blip2(T5)
     adapted = attach_lora(model, layout, TrainSettings())
     assert type(adapted).__name__ == "PeftModelForSeq2SeqLM"
-    ids = torch.tensor([[model.config.image_token_id] * 2 + [5, 6]])
+    ids = torch.tensor([[49] * 2 + [5, 6]])
     loss = adapted(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=torch.randn(1, 3, 16, 16),
                    labels=torch.tensor([[7, 8, 1]])).loss
     loss.backward()
