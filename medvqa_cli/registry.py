@@ -10,6 +10,7 @@ import ast
 import difflib
 import importlib.metadata
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from importlib.metadata import EntryPoint
@@ -143,8 +144,8 @@ class Registry(Generic[T]):
         return ""
 
     def missing_parts(self, plugin: object) -> list[str]:
-        """Return the required attributes a plugin lacks."""
-        return [part for part in self.required if not hasattr(plugin, part)]
+        """Return the required attributes a plugin lacks; no property is run: `Options` would import pydantic."""
+        return [part for part in self.required if inspect.getattr_static(plugin, part, self) is self]
 
     def _builtins(self) -> list[EntryPoint]:
         spec = importlib.util.find_spec(self.package)

@@ -151,8 +151,8 @@ def show_mixture(call: Call) -> None:
 
 
 def _show_card(call: Call, name: str) -> None:
-    from medvqa_cli.cli.models import describe_options
     from medvqa_cli.plugins import datasets
+    from medvqa_cli.workflows.model_facts import describe_options
 
     own = {a.path[2]: str(a.value) for a in call.assignments if a.path[:2] == ("aliases", "datasets")}
     name = datasets.resolve(own.get(name, name))

@@ -30,6 +30,7 @@ DOWNLOAD = Option("--download-config", "Fetch configuration and tokenizer from t
 WANTED = {"--family", "--dtype", "--device", "--batch-size", "--gradient-checkpointing", "--lora-r", "--lora-dropout",
           "--lora-targets", "--lora-parts", "--tune-projector", "--freeze-vision-tower", "--unfreeze-last-layers"}
 USE = tuple(option for option in (*MODEL, *TRAINING) if option.flag in WANTED)
+LARGEST_SIDE = 10_000
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -100,7 +101,10 @@ def read_load(call: Call) -> Load:
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", typed.strip().lower(), re.ASCII)
     if match is None:
         raise SettingsError(f"--resolution is '{typed}': it should be width x height in pixels, such as 336x336.")
-    return Load(resolution=(int(match[1]), int(match[2])), tokens=call.count("tokens", usual.tokens),
+    size = int(match[1]), int(match[2])
+    if max(size) > LARGEST_SIDE:
+        raise SettingsError(f"--resolution is '{typed}': at most {LARGEST_SIDE:,} x {LARGEST_SIDE:,} pixels.")
+    return Load(resolution=size, tokens=call.count("tokens", usual.tokens),
                 answer_tokens=_count(call, "answer_tokens", usual.answer_tokens),
                 questions=call.count("questions", usual.questions))
 

@@ -38,7 +38,8 @@ allocator: 5 % of all, our allowance for rounding and fragmentation. Not counted
 The activation terms follow Korthikanti et al. 2022 (arXiv:2205.05198, section 4: s b h (34 + 5 a s / h) bytes a layer).
 Differs: SDPA keeps no attention matrix, so their 5 a s / h is gone; norms, gates and grouped keys are those of the
 models at hand, not GPT's; dropout of the model itself is off; and with LoRA frozen weights need no gradient, so what
-they alone read is not kept. An encoder-decoder's decoder is counted over the answers.
+they alone read is not kept. An encoder-decoder's decoder is counted over the answers; a
+Q-Former between tower and language model (BLIP-2: 2 % of its tower's) is not counted.
 """
 
 from __future__ import annotations

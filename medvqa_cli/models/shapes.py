@@ -113,7 +113,8 @@ class PictureSize:
 def build_empty(family: ModelFamily, folder: str) -> nn.Module:
     """Return a checkpoint's model on torch's meta device, built from its config.json alone.
 
-    Its class is the family's `model_class`, else the one config.json names, else transformers' own choice.
+    Its class is the family's `model_class`, else the one config.json names, else transformers' own choice. A family
+    whose config.json transformers does not know gives the configuration itself, by a method `load_config(folder)`.
 
     Raises:
         ModelError: If config.json describes no model that transformers knows.
@@ -124,7 +125,7 @@ def build_empty(family: ModelFamily, folder: str) -> nn.Module:
 
     try:
         with explained_failures(folder):
-            config = transformers.AutoConfig.from_pretrained(folder)
+            config = getattr(family, "load_config", transformers.AutoConfig.from_pretrained)(folder)
             names = (getattr(family, "model_class", None), *(config.architectures or ()))
             classes = [getattr(transformers, name) for name in names if name and hasattr(transformers, name)]
             with torch.device("meta"):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli import plugins
 from medvqa_cli.errors import MedVQAError, ModelError
-from medvqa_cli.workflows.models import choose_family, choose_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +53,8 @@ def list_families() -> list[dict[str, Any]]:
     """Return every family with what helps to choose one; one that does not load says why. Imports no framework."""
     rows = []
     for name in plugins.models.names():
-        row: dict[str, Any] = {"name": name, "origin": plugins.models.origin(name), "summary": plugins.models.summary(name)}
+        row: dict[str, Any] = {"name": name, "origin": plugins.models.origin(name),
+                               "summary": plugins.models.summary(name)}
         if problem := plugins.models.failure(name):
             rows.append(row | {"problem": problem})
             continue
@@ -96,8 +96,10 @@ def describe_model(settings: Settings, load: Load | None = None, *, download: bo
     Raises:
         ModelError: If nothing goes by the name, or the checkpoint's config.json describes no model of a known family.
     """
+    from medvqa_cli.workflows.models import choose_family, choose_model
+
     choice = choose_model(settings)
-    folder = find_folder(choice.checkpoint, settings.model.revision, download=download)
+    folder = find_folder(choice.checkpoint, choice.commit or settings.model.revision, download=download)
     checkpoint = {"checkpoint": choice.checkpoint, "adapter": choice.adapter, "folder": folder}
     if folder is None:
         if choice.family_name is None:
