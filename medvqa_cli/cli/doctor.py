@@ -29,7 +29,7 @@ MEANINGS = {"spread": "over all GPUs together, by layers.",
             "no": "too large for what is free now; training needs less with --gradient-checkpointing.",
             "no 4-bit": "bitsandbytes does not work here."}
 START = ("Any CPU runs `medvqa quickstart` and `medvqa sanity-check --tiny`: start with these. `medvqa models info "
-         "NAME` tells more about one family.")
+         "NAME` estimates one model, term by term.")
 STATE_WIDTH = 10
 NAME_WIDTH = 15
 GIB = 2**30

@@ -80,18 +80,19 @@ def examine_folders(runs: Path, prepared: Path, hub: Outcome) -> list[Finding]:
 
 
 def _examine_folder(name: str, folder: Path) -> Finding:
-    place = find_existing(folder)
+    path, place = folder.absolute(), find_existing(folder)
     refusal = try_writing(place)
     if refusal:
-        return Finding(section="folders", name=name, detail=f"{folder.absolute()}: {refusal}", state="problem",
+        return Finding(section="folders", name=name, detail=f"{path}: {refusal}", state="problem",
                        next_step="Choose another place with --runs-dir or --prepared-dir, or change its permissions.",
-                       exit_code=UNUSABLE_FOLDER)
+                       facts={"path": str(path)}, exit_code=UNUSABLE_FOLDER)
     free = shutil.disk_usage(place).free
-    full = free < SMALLEST_FREE
-    return Finding(section="folders", name=name, state="problem" if full else "ok",
-                   detail=f"{folder.absolute()}: {as_gib(free)} free", facts={"path": str(folder), "free": free},
-                   next_step="Free some space, or choose another place with --runs-dir or --prepared-dir."
-                   if full else "", exit_code=UNUSABLE_FOLDER if full else 0)
+    detail, facts = f"{path}: {as_gib(free)} free", {"path": str(path), "free": free}
+    if free < SMALLEST_FREE:
+        return Finding(section="folders", name=name, detail=detail, state="problem", facts=facts,
+                       next_step="Free some space, or choose another place with --runs-dir or --prepared-dir.",
+                       exit_code=UNUSABLE_FOLDER)
+    return Finding(section="folders", name=name, detail=detail, facts=facts)
 
 
 def find_existing(folder: Path) -> Path:

@@ -20,13 +20,11 @@ from medvqa_cli.workflows.machine import probes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-TIMEOUT_SECONDS = 120.0
+PROBE_SECONDS = 120.0
 NEEDS = {"torchvision": {"torch"}, "transformers": {"torch", "torchvision"}, "peft": {"torch", "transformers",
          "torchvision"}, "bitsandbytes": {"torch"}, "flash-attn": {"torch"}}
 """Probe -> probes whose failure would be its own; transformers imports torchvision wherever that is installed."""
-EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit|Warning)\b.*")
-
-PREFIX = re.compile(r"^(\w+\.)+(?=\w+\b)")
+EXCEPTION = re.compile(r"(?:\w+\.)*(\w+(?:Error|Exception)\b.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class Outcome:
 
 
 def run_probes(names: Sequence[str], progress: Progress = SILENT, *,
-               timeout: float = TIMEOUT_SECONDS) -> dict[str, Outcome]:
+               timeout: float = PROBE_SECONDS) -> dict[str, Outcome]:
     """Run probes one after another; one that fails, crashes or hangs does not stop the others.
 
     A probe that would fail for another one's reason (`NEEDS`) is left out.
@@ -46,7 +44,7 @@ def run_probes(names: Sequence[str], progress: Progress = SILENT, *,
     Args:
         names: Probes, in the order to run them.
         progress: Counts them.
-        timeout: Seconds that one process may take.
+        timeout: Seconds that one probe may take.
     """
     outcomes: dict[str, Outcome] = {}
     progress.start("Looking at this machine", len(names), "part")
@@ -59,6 +57,7 @@ def run_probes(names: Sequence[str], progress: Progress = SILENT, *,
             if unanswered := [name for name in waiting if name not in outcomes]:
                 outcomes[unanswered[0]] = Outcome(failure=_explain(process.wait(), said, timeout))
                 progress.advance()
+    progress.advance(len(names) - len(outcomes))
     progress.finish()
     return outcomes
 
@@ -69,19 +68,20 @@ def _list_waiting(names: Sequence[str], outcomes: Mapping[str, Outcome]) -> list
 
 
 def _start(names: Sequence[str], said: IO[str]) -> subprocess.Popen[str]:
-    # -P: this folder holds modules called data, models and train, which must hide nobody else's
+    # -P keeps the script's own folder off the path, so that its modules hide nobody else's
     command = [sys.executable, "-P", str(Path(probes.__file__)), *names]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, text=True,  # noqa: S603 - our own file
-                            encoding="utf-8")
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,  # noqa: S603 - our own file
+                            stderr=said, text=True, encoding="utf-8")
 
 
 def _read_answers(process: subprocess.Popen[str], timeout: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each probe's name and facts as they come; the process is ended after `timeout` or an interruption."""
-    watch = threading.Timer(timeout, process.kill)
-    watch.start()
+    """Yield each probe's name and facts as they come; the process is ended by a slow probe or an interruption."""
+    watch = _watch(process, timeout)
     try:
         with process.stdout or contextlib.nullcontext(()) as lines:
             for line in lines:
+                watch.cancel()
+                watch = _watch(process, timeout)
                 answer = json.loads(line)
                 yield answer["probe"], answer["facts"]
         process.wait()
@@ -91,12 +91,19 @@ def _read_answers(process: subprocess.Popen[str], timeout: float) -> Iterator[tu
         process.wait()
 
 
+def _watch(process: subprocess.Popen[str], timeout: float) -> threading.Timer:
+    watch = threading.Timer(timeout, process.kill)
+    watch.daemon = True
+    watch.start()
+    return watch
+
+
 def _explain(code: int, said: IO[str], timeout: float) -> str:
-    """Return why a process ended: what killed it, or the first exception of the chain it printed."""
+    """Return why a probe ended the process: what killed it, or the first exception of the chain it printed."""
     if code < 0:
         name = signal.Signals(-code).name
         return f"no answer within {timeout:.0f} s, or no memory left" if name == "SIGKILL" else f"it crashed ({name})"
     said.seek(0)
-    lines = [line.strip() for line in said if line.strip()]
-    named = [PREFIX.sub("", line) for line in lines if EXCEPTION.match(line)]
+    lines = [line.strip() for line in said.read().rpartition(probes.MARK)[2].splitlines() if line.strip()]
+    named = [found[1] for line in lines if (found := EXCEPTION.match(line))]
     return named[0] if named else lines[-1] if lines else f"it ended with code {code}"

@@ -19,6 +19,8 @@ from typing import Any
 
 HUB_SECONDS = 3.0
 NO_ANSWER = 75
+MARK = "--- next probe ---\n"
+"""Written to stderr before each look: what stands behind the last one belongs to the look that failed."""
 
 
 def describe_requirements() -> dict[str, Any]:
@@ -202,6 +204,8 @@ def main(names: list[str]) -> None:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers, contextlib.redirect_stdout(sys.stderr):
         os.dup2(2, 1)  # what a library prints, from Python or from C, is no answer
         for name in names:
+            sys.stderr.write(MARK)
+            sys.stderr.flush()
             facts = PROBES[name]()
             answers.write(json.dumps({"probe": name, "facts": facts}) + "\n")
             answers.flush()

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from medvqa_cli.progress import SilentProgress
 from medvqa_cli.workflows.machine.probe_runner import Outcome, run_probes
 
 FAKE_TORCH = """
@@ -79,6 +80,30 @@ def test_a_broken_torch_is_a_finding_and_what_needs_it_is_left_out(install, code
     assert found["torch"] == Outcome(failure=failure)
     assert list(found) == ["torch", "memory"]
     assert found["memory"].facts["total"] > 0, "the look after the crash still happened"
+
+
+def test_what_was_said_before_is_not_blamed(install):
+    install("psutil", "import sys\nprint('RuntimeError: nothing to worry about', file=sys.stderr)\n"
+            "def virtual_memory():\n    class memory: total, available = 1, 1\n    return memory")
+    install("torch", "raise OSError('the true reason')")
+    assert run_probes(["memory", "torch"])["torch"].failure == "OSError: the true reason"
+
+
+class Counter(SilentProgress):
+    total = steps = 0
+
+    def start(self, stage, total, unit="it"):
+        self.total = total
+
+    def advance(self, steps=1, note=""):
+        self.steps += steps
+
+
+def test_progress_reaches_its_end_also_where_probes_are_left_out(install):
+    install("torch", "raise ImportError('x')")
+    counter = Counter()
+    run_probes(["memory", "torch", "peft", "bitsandbytes"], counter)
+    assert (counter.steps, counter.total) == (4, 4)
 
 
 def test_what_hangs_is_ended(install):
