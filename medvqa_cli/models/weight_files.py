@@ -9,13 +9,13 @@ import pickle
 import re
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import torch
 
@@ -138,15 +138,16 @@ def _open_safetensors(file: Path) -> Iterator[StoredTensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        stored = safe_open(file, framework="pt", device="cpu")
+        with safe_open(file, framework="pt", device="cpu") as stored:
+            facts = {name: (part.get_dtype(), tuple(part.get_shape()))
+                     for name in stored.keys() for part in [stored.get_slice(name)]}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise ModelError(f"'{file}' cannot be read: {error}.", DAMAGED) from error
-    for name in stored.keys():  # noqa: SIM118 - a handle, no mapping
-        part = stored.get_slice(name)
-        if (dtype := DTYPES.get(part.get_dtype())) is None:
-            raise ModelError(f"The tensor '{name}' of '{file}' has the number format '{part.get_dtype()}', which is "
-                             "not supported.", "Take a checkpoint in float32, float16 or bfloat16.")
-        yield StoredTensor(name, file, tuple(part.get_shape()), getattr(torch, dtype), functools.partial(_take, part))
+    for name, (kind, shape) in facts.items():
+        if kind not in DTYPES:
+            raise ModelError(f"The tensor '{name}' of '{file}' has the number format '{kind}', which is not supported.",
+                             "Take a checkpoint in float32, float16 or bfloat16.")
+        yield StoredTensor(name, file, shape, getattr(torch, DTYPES[kind]), functools.partial(_take_stored, file, name))
 
 
 def _open_pickle(file: Path) -> Iterator[StoredTensor]:
@@ -162,23 +163,13 @@ def _open_pickle(file: Path) -> Iterator[StoredTensor]:
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             raise ModelError(f"'{file}' holds '{name}', which is no tensor.", DAMAGED)
-        yield StoredTensor(str(name), file, tuple(tensor.shape), tensor.dtype, functools.partial(_take, tensor))
+        yield StoredTensor(str(name), file, tuple(tensor.shape), tensor.dtype, tensor.clone)
 
 
-def _take(stored: Any) -> torch.Tensor:
-    tensor: torch.Tensor = stored[...]
+def _take_stored(file: Path, name: str) -> torch.Tensor:
+    """Return a tensor; the file is opened for it alone, as pages of an open file stay in memory."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt", device="cpu") as stored:
+        tensor: torch.Tensor = stored.get_tensor(name)
     return tensor
-
-
-def fetch_folder(checkpoint: str, *, revision: str | None = None, allow_pickle: bool = False) -> Path:
-    """Return the folder of a checkpoint; one on the hub is fetched into its cache, without code.
-
-    Raises:
-        huggingface_hub.errors: If the hub cannot be reached or has no such checkpoint.
-    """
-    if Path(checkpoint).is_dir():
-        return Path(checkpoint)
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.json", "*.safetensors", "tokenizer.model", *(["*.bin"] if allow_pickle else [])]
-    return Path(snapshot_download(checkpoint, revision=revision, allow_patterns=wanted))

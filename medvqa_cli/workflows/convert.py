@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.errors import ModelError, SettingsError
 from medvqa_cli.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GB = 10**9
 
@@ -39,36 +43,41 @@ def convert_checkpoint(source: str, destination: Path, *, vision_tower: str | No
         SettingsError: If `max_shard_size` is no size.
         ModelError: If the source cannot be had, is of another kind, damaged or incomplete, or the destination is taken.
     """
+    from medvqa_cli.models.hub import fetch_checkpoint
     from medvqa_cli.models.llava_mistral import plan_conversion, write_checkpoint
     from medvqa_cli.models.loading import explained_failures, silence_libraries
-    from medvqa_cli.models.weight_files import fetch_folder
 
     if not re.fullmatch(r"[1-9]\d*\s?[KMGT]?B", max_shard_size, re.IGNORECASE):
         raise SettingsError(f"'{max_shard_size}' is no size of a file.", "Write --max-shard-size 5GB or 500MB.")
     silence_libraries()
     _check_destination(source, destination, overwrite=overwrite)
+    folder, tower = (fetch_checkpoint(name, of, allow_pickle=allow_pickle, progress=progress).folder if name else None
+                     for name, of in ((source, revision), (vision_tower, None)))
     with explained_failures(source):
-        folder = fetch_folder(source, revision=revision, allow_pickle=allow_pickle)
-    tower = None
-    if vision_tower is not None:
-        with explained_failures(vision_tower):
-            tower = fetch_folder(vision_tower, allow_pickle=allow_pickle)
-    with explained_failures(source):
-        conversion = plan_conversion(folder, tower, allow_pickle=allow_pickle)
+        conversion = plan_conversion(Path(str(folder)), Path(tower) if tower else None, allow_pickle=allow_pickle)
     _check_space(conversion.num_bytes, destination)
-    part = destination.with_name(f"{destination.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    with _replaced(destination) as part:
         files = write_checkpoint(conversion, part, max_shard_size=max_shard_size, progress=progress)
-        if destination.exists():
-            shutil.rmtree(destination)
-        part.rename(destination)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return {"checkpoint": str(destination), "parameters": conversion.num_values, "tensors": len(conversion.tensors),
             "files": files, "added_tokens": list(conversion.added), "vision_tower": vision_tower or source,
             "unused_tensors": len(conversion.unused)}
+
+
+@contextmanager
+def _replaced(destination: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the destination's place once it is filled, and vanishes if that fails."""
+    part, old = (destination.with_name(f"{destination.name}.{ending}") for ending in ("part", "old"))
+    for left in (part, old):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if destination.exists():
+            destination.rename(old)
+        part.rename(destination)
+    finally:
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _check_destination(source: str, destination: Path, *, overwrite: bool) -> None:

@@ -16,7 +16,7 @@ TOWER = "model.vision_tower.vision_tower.vision_model."
 
 PIECES = ("<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)),
           "\u2581t", "he", "\u2581le", "si", "on", "sion", "\u2581lesion", "\u2581[", "IN", "ST", "INST",
-          "/INST", "\u2581yes", *"\u2581[]/INSTthelsionyarQ?.:'")
+          "/INST", "ye", "yes", "\u2581yes", *"\u2581[]/INSTthelsionyarQ?.:'")
 KINDS = {0: 2, 1: 3, 2: 3}  # unknown, control, control; byte pieces are 6, others 1
 
 

@@ -320,17 +320,17 @@ def test_one_tensor_is_read_at_a_time_and_one_shard_kept(tmp_path, monkeypatch):
 
     write_original(tmp_path / "src", shards=2)
     alive: weakref.WeakSet = weakref.WeakSet()
-    most = 0
+    most, take_stored = 0, weight_files._take_stored
 
-    def watched(stored):
+    def watched(file, name):
         nonlocal most
-        tensor = stored[...]
+        tensor = take_stored(file, name)
         alive.add(tensor)
         gc.collect()
         most = max(most, sum(item.nbytes for item in alive))
         return tensor
 
-    monkeypatch.setattr(weight_files, "_take", watched)
+    monkeypatch.setattr(weight_files, "_take_stored", watched)
     conversion = plan_conversion(tmp_path / "src")
     assert most == 0, "planning reads no weight"
     (tmp_path / "dst").mkdir()

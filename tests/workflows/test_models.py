@@ -47,10 +47,14 @@ def test_a_family_that_does_not_load_the_type_is_told(families):
     assert "llava" in failure.value.hint
 
 
-@pytest.mark.parametrize(("name", "checkpoint"), [
-    ("llava", "llava-hf/llava-1.5-7b-hf"), ("LLaVA-Med", "microsoft/llava-med-v1.5-mistral-7b"),
-    ("llava_1.5_13b", "llava-hf/llava-1.5-13b-hf"), ("someone/llava-1.5-mine", "someone/llava-1.5-mine"),
+@pytest.mark.parametrize(("name", "checkpoint", "family"), [
+    ("llava", "llava-hf/llava-1.5-7b-hf", "llava"),
+    ("LLaVA-Med", "microsoft/llava-med-v1.5-mistral-7b", "llava_med"),
+    ("microsoft/llava-med-v1.5-mistral-7b", "microsoft/llava-med-v1.5-mistral-7b", "llava_med"),
+    ("someone/llava-med-v1.5-hf", "someone/llava-med-v1.5-hf", None),
+    ("llava_1.5_13b", "llava-hf/llava-1.5-13b-hf", "llava"),
+    ("someone/llava-1.5-mine", "someone/llava-1.5-mine", "llava"),
 ])
-def test_names_become_checkpoints(name, checkpoint):
+def test_names_become_checkpoints(name, checkpoint, family):
     choice = choose_model(make_settings({"model": {"name": name}}))
-    assert (choice.checkpoint, choice.family_name) == (checkpoint, "llava")
+    assert (choice.checkpoint, choice.family_name) == (checkpoint, family)

@@ -16,6 +16,7 @@ from medvqa_cli.errors import DataError, ModelError, RunError, SettingsError
 from medvqa_cli.records import read_jsonl
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.workflows.train import train_sft
+from tests.models.original_llava_med import write_original
 from tests.workflows.conftest import merge
 
 
@@ -93,18 +94,24 @@ def test_a_wrong_model_is_one_error(trained, tmp_path, model, error, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_original_llava_med_checkpoint_is_named_as_such(trained, tmp_path):
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_an_original_llava_med_checkpoint_is_trained_as_it_is(trained, tmp_path, tuning):
+    from medvqa_cli.progress import SILENT
+    from medvqa_cli.workflows.models import open_run_model
+
     settings, _ = trained
     folder = tmp_path / "llava-med-v1.5"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "llava_mistral"}), encoding="utf-8")
-    tree = settings.model_dump(mode="json")
-    tree["model"] = {**tree["model"], "name": "llava-med", "scratch": False, "options": {}}
-    tree["aliases"]["models"] = {"llava_med": str(folder)}
-    tree["paths"]["runs"] = str(tmp_path / "runs")
-    with pytest.raises(ModelError, match="original LLaVA-Med checkpoint") as failure:
-        train_sft(make_settings(tree))
-    assert "aliases.models.llava-med" in failure.value.hint
+    write_original(folder)
+    wanted = change(settings, aliases={"models": {"llava-med": str(folder)}}, paths={"runs": str(tmp_path / "runs")},
+                    model={"name": "llava-med", "scratch": False, "options": {}},
+                    train={"tuning": tuning, "max_steps": 2})
+    run = train_sft(wanted)
+    model = run.read_json("manifest.json")["model"]
+    assert (model["family"], model["checkpoint"]) == ("llava_med", str(folder))
+    loaded = open_run_model(run, wanted, SILENT)
+    assert loaded.family_name == ("llava_med" if tuning == "lora" else "llava"), "a saved model has the new layout"
+    assert loaded.tokenizer.convert_tokens_to_ids("<image>") == loaded.model.config.image_token_index
+    assert "model.safetensors" in {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -14,8 +14,10 @@ from medvqa_cli.models.llava_mistral.conversion import (
     name_saved,
     plan_conversion,
 )
+from medvqa_cli.models.llava_mistral.original import write_original
 from medvqa_cli.models.llava_mistral.processor import IMAGE_TOKEN, PAD_TOKEN, TEMPLATE, load_tokenizer
 from medvqa_cli.models.llava_mistral.writing import write_checkpoint
 
 __all__ = ["IMAGE_TOKEN", "MODEL_TYPE", "PAD_TOKEN", "TEMPLATE", "Conversion", "check_config", "load_converted",
-           "load_tokenizer", "make_generation", "name_original", "name_saved", "plan_conversion", "write_checkpoint"]
+           "load_tokenizer", "make_generation", "name_original", "name_saved", "plan_conversion",
+           "write_checkpoint", "write_original"]

@@ -110,13 +110,17 @@ def load_converted(conversion: Conversion, **loading: Any) -> Any:
     Args:
         conversion: The plan.
         **loading: What `from_pretrained` takes: dtype, attn_implementation, quantization_config, device_map...
+
+    Returns:
+        What `from_pretrained` does: the model, with `output_loading_info` also what was missing.
     """
     from transformers import LlavaForConditionalGeneration
 
-    model = LlavaForConditionalGeneration.from_pretrained(
+    loaded = LlavaForConditionalGeneration.from_pretrained(
         None, config=conversion.config, state_dict=dict(conversion.tensors), **loading)
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
     model.generation_config = make_generation(conversion)
-    return model
+    return loaded
 
 
 def make_generation(conversion: Conversion) -> Any:
