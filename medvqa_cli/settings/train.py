@@ -62,6 +62,8 @@ class TrainSettings(Section):
     """How the learning rate falls after the warm-up."""
     packing: Literal["auto", "on", "off"] = "auto"
     """One image prefix for several questions: auto packs where the family allows it."""
+    grouping: Literal["auto", "image", "none"] = "auto"
+    """Whether questions of one image go through the model together: auto does so where they are packed."""
     pack_questions: PositiveInt = 32
     """Most questions in one pack."""
     pack_tokens: PositiveInt = 2048

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 class EventLog(TrainerCallback):
     """Writes what the trainer logs to events.jsonl, readable while it runs."""
 
-    def __init__(self, events: JsonlWriter) -> None:
+    def __init__(self, events: JsonlWriter, epochs_per_step: float) -> None:
         self._events = events
+        self._epochs_per_step = epochs_per_step
         self._start = time.perf_counter()
 
     def write(self, event: str, **facts: Any) -> None:
         """Append one event with the seconds since this log began."""
         seconds = round(time.perf_counter() - self._start, 3)
+        if "step" in facts:
+            facts["epoch"] = round(facts["step"] * self._epochs_per_step, 4)
         self._events.write({"event": event, "seconds": seconds, **facts})
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
@@ -35,10 +38,10 @@ class EventLog(TrainerCallback):
         """Record a training step's loss, or a validation loss."""
         logs = logs or {}
         if "loss" in logs:
-            self.write("log", step=state.global_step, epoch=logs.get("epoch"), loss=logs["loss"],
+            self.write("log", step=state.global_step, loss=logs["loss"],
                        learning_rate=logs.get("learning_rate"), grad_norm=logs.get("grad_norm"))
         if "eval_loss" in logs:
-            self.write("eval", step=state.global_step, epoch=logs.get("epoch"), eval_loss=logs["eval_loss"])
+            self.write("eval", step=state.global_step, eval_loss=logs["eval_loss"])
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
                 **kwargs: Any) -> None:

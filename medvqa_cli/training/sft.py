@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from medvqa_cli.models.batches import build_batch, sum_answer_loss, to_device
 from medvqa_cli.training.callbacks import EventLog, GracefulStop, ProgressDisplay
+from medvqa_cli.training.order import Block, SampleBlocks, TrainingOrder, group_by_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,34 +23,6 @@ if TYPE_CHECKING:
     from medvqa_cli.progress import Progress
     from medvqa_cli.records import JsonlWriter, VQASample
     from medvqa_cli.settings.train import TrainSettings
-
-Group = tuple["VQASample", ...]
-"""Samples that share their images."""
-Block = tuple[Group, ...]
-"""Groups that go through the model together, whatever else does."""
-
-
-class SampleBlocks(Dataset[Block]):
-    """Blocks of groups of samples."""
-
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self.blocks = list(blocks)
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, index: int) -> Block:
-        return self.blocks[index]
-
-
-def group_by_image(samples: Sequence[VQASample], max_questions: int) -> list[Group]:
-    """Return samples grouped by their images, in order of appearance, at most `max_questions` a group."""
-    by_image: dict[tuple[str, ...], list[VQASample]] = {}
-    for sample in samples:
-        by_image.setdefault(sample.images, []).append(sample)
-    return [tuple(members[start: start + max_questions])
-            for members in by_image.values() for start in range(0, len(members), max_questions)]
-
 
 @dataclass(frozen=True, slots=True)
 class Collator:
@@ -112,14 +87,6 @@ class SFTTrainer(Trainer):
                           collate_fn=self.data_collator)
 
 
-def arrange_blocks(samples: Sequence[VQASample], max_questions: int, block: int | None) -> list[Block]:
-    """Return samples as blocks: each group by itself, or `block` samples that follow one another together."""
-    if block is None:
-        return [(group,) for group in group_by_image(samples, max_questions)]
-    return [tuple(group_by_image(samples[start: start + block], max_questions))
-            for start in range(0, len(samples), block)]
-
-
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """What one training run feeds on and writes to.
@@ -138,42 +105,63 @@ class TrainingPlan:
     block: int | None = None
 
 
+    @property
+    def max_questions(self) -> int:
+        """Most questions of an image that go through the model together, as one row or several."""
+        together = self.packed if self.settings.grouping == "auto" else self.settings.grouping == "image"
+        return self.settings.pack_questions if together else 1
+
+    @property
+    def batch_size(self) -> int:
+        """Blocks in a forward pass."""
+        return 1 if self.block else self.settings.batch_size
+
+
 def build_trainer(plan: TrainingPlan, events: JsonlWriter, progress: Progress) -> tuple[SFTTrainer, GracefulStop]:
     """Return a trainer ready to train, and the callback that knows whether it was stopped."""
-    max_questions = plan.settings.pack_questions if plan.packed else 1
     stop = GracefulStop(progress)
-    blocks = arrange_blocks(plan.train_samples, max_questions, plan.block)
+    order = TrainingOrder(plan.train_samples, plan.max_questions, seed=plan.seed, block=plan.block)
+    per_step = plan.batch_size * plan.settings.gradient_accumulation * count_processes()
+    steps = count_steps(plan.settings, order.per_epoch, per_step)
+    order.length = steps * per_step
+    validation = [(group,) for group in group_by_image(plan.validation_samples, plan.max_questions)]
     trainer = SFTTrainer(
         model=plan.model,
-        args=_training_arguments(plan, len(blocks)),
+        args=_training_arguments(plan, steps),
         data_collator=Collator(plan.encoder, plan.packed, plan.settings.pack_tokens),
-        train_dataset=SampleBlocks(blocks),
-        eval_dataset=SampleBlocks(arrange_blocks(plan.validation_samples, max_questions, None)),
-        callbacks=[EventLog(events), ProgressDisplay(progress), stop],
+        train_dataset=order,
+        eval_dataset=SampleBlocks(validation),
+        callbacks=[EventLog(events, per_step / order.per_epoch), ProgressDisplay(progress), stop],
     )
     _remove_default_printers(trainer)
     return trainer, stop
 
 
-def count_steps(settings: TrainSettings, num_blocks: int, batch_size: int | None = None) -> int:
-    """Return the optimiser steps of a whole training on `num_blocks` blocks, `batch_size` a forward pass."""
-    if settings.max_steps:
-        return settings.max_steps
-    batches = -(-num_blocks // (batch_size or settings.batch_size))
-    per_epoch = -(-batches // settings.gradient_accumulation)
-    return max(1, round(per_epoch * settings.epochs))
+def count_steps(settings: TrainSettings, per_epoch: int, per_step: int) -> int:
+    """Return the optimiser steps of a whole training: every block of all epochs is seen.
+
+    Args:
+        settings: `epochs` and `max_steps` count.
+        per_epoch: Blocks in an epoch.
+        per_step: Blocks in an optimiser step, of all its forward passes and processes.
+    """
+    return settings.max_steps or max(1, math.ceil(settings.epochs * per_epoch / per_step))
 
 
-def _training_arguments(plan: TrainingPlan, num_blocks: int) -> TrainingArguments:
+def count_processes() -> int:
+    """Return the processes that train together, as their launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _training_arguments(plan: TrainingPlan, steps: int) -> TrainingArguments:
     settings = plan.settings
-    batch_size = 1 if plan.block else settings.batch_size
     parameter = next(plan.model.parameters())
-    steps = count_steps(settings, num_blocks, batch_size)
     evaluates = bool(settings.eval_fraction and plan.validation_samples)
     return TrainingArguments(
         output_dir=str(plan.directory),
         max_steps=steps,
-        per_device_train_batch_size=batch_size,
+        per_device_train_batch_size=plan.batch_size,
+        train_sampling_strategy="sequential",
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,

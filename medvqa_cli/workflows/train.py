@@ -227,7 +227,7 @@ def decide_packing(settings: Settings, loaded: LoadedModel, encoder: SampleEncod
         SettingsError: If packing is `on` and the family does not allow it.
     """
     from medvqa_cli.models.batches import compare_packed_loss
-    from medvqa_cli.training.sft import group_by_image
+    from medvqa_cli.training.order import group_by_image
 
     if settings.train.packing == "off" or settings.model.attention == "flash":
         return False

@@ -15,7 +15,8 @@ from medvqa_cli.progress import SILENT
 from medvqa_cli.records import JsonlWriter, read_jsonl
 from medvqa_cli.settings.train import LoRASettings, TrainSettings
 from medvqa_cli.training.checkpoints import explained_full_disk, find_last_checkpoint
-from medvqa_cli.training.sft import TrainingPlan, build_trainer, count_steps, group_by_image
+from medvqa_cli.training.order import group_by_image
+from medvqa_cli.training.sft import TrainingPlan, build_trainer, count_steps
 from tests.models.conftest import load_tiny
 from tests.models.test_packing import make_encoder, make_samples
 
@@ -109,7 +110,7 @@ def test_accumulated_steps_equal_one_large_batch(tiny_directory, picture_paths, 
     parts, _ = train(tiny_directory, picture_paths, tmp_path / "b",
                      TrainSettings(batch_size=1, gradient_accumulation=count, **common), packed=packed)
     first, second = weights_of(whole), weights_of(parts)
-    assert max((first[name] - second[name]).abs().max().item() for name in first) < 2e-5
+    assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-4, "a step moves a weight by up to 1e-3"
 
 
 @pytest.mark.parametrize("lora", [True, False])
@@ -127,6 +128,21 @@ def test_a_stopped_run_resumes_to_the_same_weights(tiny_directory, picture_paths
     first, second = weights_of(whole), weights_of(resumed)
     assert resumed.state.global_step == 8
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_packed_and_separate_rows_give_one_loss_curve(tiny_directory, picture_paths, tmp_path, lora):
+    """The same seed gives the same groups in the same order: 20 steps of both ways lose the same."""
+    curves = []
+    for packed in (True, False):
+        settings = TrainSettings(max_steps=20, batch_size=2, learning_rate=2e-3, log_steps=1, eval_fraction=0.0,
+                                 save_fraction=0.0, grouping="image", lora=LoRASettings(dropout=0.0))
+        train(tiny_directory, picture_paths, tmp_path / str(packed), settings, packed=packed, lora=lora)
+        curves.append([event["loss"] for event in read_jsonl(tmp_path / str(packed) / "events.jsonl")
+                       if event["event"] == "log"])
+    assert len(curves[0]) == 20
+    assert curves[0][-1] < curves[0][0]
+    assert curves[1] == pytest.approx(curves[0], rel=2e-3)
 
 
 def test_damaged_checkpoints_are_skipped(tiny_directory, picture_paths, tmp_path):
@@ -186,15 +202,15 @@ def test_adapter_loads_with_plain_peft_and_model_with_plain_transformers(tiny_di
 
 
 def test_steps_are_counted_from_rows_batches_and_epochs():
-    assert count_steps(TrainSettings(epochs=2.0, batch_size=4, gradient_accumulation=2), 17) == 6
-    assert count_steps(TrainSettings(max_steps=7), 1000) == 7
-    assert count_steps(TrainSettings(epochs=0.01), 4) == 1
+    assert count_steps(TrainSettings(epochs=2.0), 17, 8) == 5
+    assert count_steps(TrainSettings(max_steps=7), 1000, 4) == 7
+    assert count_steps(TrainSettings(epochs=0.01), 4, 4) == 1
 
 
 def test_groups_share_their_image_and_keep_order(picture_paths):
     samples = [sample for pair in zip(make_samples(picture_paths, 0), make_samples(picture_paths, 1), strict=True)
                for sample in pair]
     groups = group_by_image(samples, 3)
-    assert [len(group) for group in groups] == [3, 2, 3, 2]
+    assert [len(group) for group in groups] == [2, 3, 2, 3]
     assert all(len({sample.images for sample in group}) == 1 for group in groups)
-    assert json.dumps([s.question_id for s in groups[0]]) == '["0-0", "0-1", "0-2"]'
+    assert json.dumps([s.question_id for s in groups[0]]) == '["0-0", "0-1"]'

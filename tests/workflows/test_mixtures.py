@@ -9,7 +9,7 @@ import pytest
 
 from medvqa_cli.errors import DataError, PluginError, SettingsError
 from medvqa_cli.settings.schema import make_settings
-from medvqa_cli.training.sft import arrange_blocks
+from medvqa_cli.training.order import TrainingOrder
 from medvqa_cli.workflows.mixtures import check_mixture, fingerprint_mixture, load_mixture
 from medvqa_cli.workflows.train import train_sft
 from tests.data.builders import build_rad, build_slake
@@ -62,15 +62,15 @@ def test_data_sets_are_drawn_by_weight_and_mandatory_ones_begin_a_block(mix):
 
 def test_blocks_keep_together_what_was_drawn_together(mix):
     samples = load_mixture(mix(), block=4).samples
-    blocks = arrange_blocks(samples, 32, 4)
+    blocks = list(TrainingOrder(samples, 32, seed=0, block=4))
     assert len(blocks) == 10
-    for number, block in enumerate(blocks):
-        drawn = samples[4 * number: 4 * number + 4]
-        assert Counter(sample.question_id for group in block for sample in group) == Counter(
-            sample.question_id for sample in drawn)
+    drawn = [sorted(sample.question_id for sample in samples[start: start + 4]) for start in range(0, 40, 4)]
+    found = [sorted(sample.question_id for group in block for sample in group) for block in blocks]
+    assert sorted(found) == sorted(drawn)
+    for block in blocks:
         assert all(len({sample.images for sample in group}) == 1 for group in block)
         assert "slake" in {sample.dataset for group in block for sample in group}
-    assert {len(block) for block in arrange_blocks(samples, 32, None)} == {1}
+    assert {len(block) for block in TrainingOrder(samples, 32, seed=0)} == {1}
 
 
 def test_each_data_set_is_checked(mix, tmp_path):
