@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from transformers import TrainerCallback
+
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.progress import Progress
     from medvqa_cli.records import JsonlWriter, VQASample
@@ -91,7 +93,7 @@ class SFTTrainer(Trainer):
 class TrainingPlan:
     """What one training run feeds on and writes to.
 
-    With `block`, so many training samples that follow one another make up a batch, whatever `batch_size` says.
+    `callbacks` watch it beside the event log and the progress display. With `block`, so many training samples that follow one another make up a batch, whatever `batch_size` says.
     """
 
     model: Any
@@ -103,6 +105,7 @@ class TrainingPlan:
     seed: int
     directory: Path
     block: int | None = None
+    callbacks: tuple[TrainerCallback, ...] = ()
 
 
     @property
@@ -131,7 +134,8 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter, progress: Progress) -
         data_collator=Collator(plan.encoder, plan.packed, plan.settings.pack_tokens),
         train_dataset=order,
         eval_dataset=SampleBlocks(validation),
-        callbacks=[EventLog(events, per_step / order.per_epoch), ProgressDisplay(progress), stop],
+        callbacks=[EventLog(events, per_step / order.per_epoch), ProgressDisplay(progress), stop,
+                   *plan.callbacks],
     )
     _remove_default_printers(trainer)
     return trainer, stop
