@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from medvqa_cli.records import JsonlWriter, VQASample
     from medvqa_cli.settings.train import TrainSettings
 
+
 @dataclass(frozen=True, slots=True)
 class Collator:
     """Turns blocks, each a few groups, into a batch, in the data-loader workers. `max_tokens` bounds a packed row."""
@@ -93,7 +94,8 @@ class SFTTrainer(Trainer):
 class TrainingPlan:
     """What one training run feeds on and writes to.
 
-    `callbacks` watch it beside the event log and the progress display. With `block`, so many training samples that follow one another make up a batch, whatever `batch_size` says.
+    `callbacks` watch it beside the event log and the progress display. With `block`, so many training samples that
+    follow one another make up a batch, whatever `batch_size` says.
     """
 
     model: Any
