@@ -79,7 +79,8 @@ def attach_lora(model: Any, layout: ModelLayout, train: TrainSettings) -> Any:
 
     LoRA: Hu et al. 2021, arXiv:2106.09685. DoRA, which learns the length of each row of weights apart from its
     direction: Liu et al. 2024, arXiv:2402.09353. rsLoRA, scaled by alpha / sqrt(r): Kalajdzievski 2023,
-    arXiv:2312.03732. A part trained in full carries no adapter; PEFT keeps its trained copy in the adapter's folder.
+    arXiv:2312.03732. A part trained in full carries no adapter: PEFT trains a copy of it, beside the frozen original,
+    and keeps that in the adapter's folder.
 
     Raises:
         SettingsError: If settings contradict each other or the model.
@@ -250,4 +251,6 @@ def _first_of(keys: Sequence[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """Return what went wrong: of a list of tensors that do not fit, the first; else the first line."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    return next((line for line in lines if line.startswith("size mismatch")), lines[0])

@@ -122,6 +122,10 @@ def find_targets(model: Any, layout: ModelLayout, lora: LoRASettings) -> list[st
         return _refuse_tied_head(_match_pattern(wanted.pattern, linear, model), model)
     inside: dict[str, list[str]] = {
         part: [name for name in linear if find_owner(name, layout) == part] for part in lora.parts}
+    if empty := [part for part, names in inside.items() if not names]:
+        raise ModelError(f"The {empty[0].replace('_', ' ')} has no linear layer to adapt.",
+                         f"Leave {empty[0]} out of train.lora.parts"
+                         + ("; --tune-projector trains it in full." if empty[0] == "projector" else "."))
     if not lora.targets:
         return _take_defaults(inside, layout)
     candidates = [name for names in inside.values() for name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -64,6 +65,16 @@ def test_presets_know_the_spellings_of_opt_and_leave_the_head_alone():
     assert "q_proj" in failure.value.hint
     with pytest.raises(ModelError, match="'language_model.lm_head' shares its weights with the input embedding"):
         find_targets(model, layout, LoRASettings(targets=("lm_head",)))
+
+
+def test_a_part_without_linear_layers_is_told():
+    """As Gemma 3's projector, which is a bare matrix."""
+    model, layout = build_blip2(T5)
+    bare = dataclasses.replace(layout, projector="vision_model.post_layernorm")
+    with pytest.raises(ModelError) as failure:
+        find_targets(model, bare, LoRASettings(parts=("language_model", "projector")))
+    assert failure.value.message == "The projector has no linear layer to adapt."
+    assert "--tune-projector" in failure.value.hint
 
 
 def test_a_seq2seq_model_takes_an_adapter_of_its_task():
