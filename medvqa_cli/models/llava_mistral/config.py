@@ -27,6 +27,7 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     "mm_patch_merge_type": ("flat", None),
     "mm_use_im_start_end": (False, None),
     "rope_scaling": (None,),
+    "tie_word_embeddings": (False, None),
 }
 """Values of configuration keys whose meaning is carried over."""
 DEFAULTS = {"mm_projector_type": "linear", "mm_vision_select_feature": "patch"}
@@ -55,8 +56,9 @@ def check_config(folder: Path) -> dict[str, Any]:
     if kind != MODEL_TYPE:
         raise ModelError(f"'{folder}' is of the type '{kind}', not an original LLaVA-Med v1.5 checkpoint "
                          f"('{MODEL_TYPE}').", OTHERS.get(str(kind), "Nothing else needs converting this way."))
-    if lacking := [key for key in TEXT_KEYS if not isinstance(config.get(key), int)]:
-        raise ModelError(f"'{file}' lacks the number '{lacking[0]}'.", "Download it again.")
+    if lacking := [key for key in TEXT_KEYS if type(config.get(key)) is not int or config[key] < 1]:
+        raise ModelError(f"'{file}' lacks the number '{lacking[0]}': it is {config.get(lacking[0])!r}.",
+                         "Download it again.")
     for key, values in SUPPORTED.items():
         if (value := config.get(key, DEFAULTS.get(key))) not in values:
             known = " or ".join(repr(value) for value in values if value is not None)
@@ -66,14 +68,21 @@ def check_config(folder: Path) -> dict[str, Any]:
 
 
 def make_config(original: Mapping[str, Any], vision: dict[str, Any]) -> Any:
-    """Return the LlavaConfig of a checkpoint as it is stored, no token added, with a given vision tower."""
+    """Return the LlavaConfig of a checkpoint as it is stored, no token added, with a given vision tower.
+
+    Raises:
+        ValueError: If the feature layer is none of the tower's; what transformers raises of other values.
+    """
     from transformers import LlavaConfig
 
     strategy = SELECTED[original.get("mm_vision_select_feature", "patch")]
+    layer, layers = original.get("mm_vision_select_layer", -2), vision["num_hidden_layers"]
+    if layer not in range(-layers - 1, layers + 1):
+        raise ValueError(f"mm_vision_select_layer is {layer!r}, the vision tower has {layers} layers")
     patches = (vision["image_size"] // vision["patch_size"]) ** 2
     return LlavaConfig(vision_config=vision, text_config=_make_text_config(original),
-                       vision_feature_layer=original.get("mm_vision_select_layer", -2),
-                       vision_feature_select_strategy=strategy, image_seq_length=patches + (strategy == "full"),
+                       vision_feature_layer=layer, vision_feature_select_strategy=strategy,
+                       image_seq_length=patches + (strategy == "full"),
                        architectures=["LlavaForConditionalGeneration"])
 
 

@@ -92,9 +92,9 @@ def plan_conversion(folder: Path, tower: Path | None = None, *, allow_pickle: bo
             if not COMPUTED.search(name) and not (tower and name.startswith(ORIGINAL_TOWER))}
     vision, of_tower = _read_tower(tower, allow_pickle=allow_pickle) if tower else (
         infer_tower(_list_tower_shapes(kept), original, folder), {})
-    config = make_config(original, vision)
+    config, shapes = _describe_model(original, vision, folder)
     tensors = {_rename(name, ORIGINAL_NAMES): tensor for name, tensor in kept.items()} | of_tower
-    _check_tensors(tensors, _list_shapes(config), folder, tower)
+    _check_tensors(tensors, shapes, folder, tower)
     tokenizer = load_tokenizer(folder)
     added = add_tokens(tokenizer, config.text_config.vocab_size, folder)
     _extend_vocabulary(config, tokenizer)
@@ -170,13 +170,21 @@ def _read_tower(folder: Path, *, allow_pickle: bool) -> tuple[dict[str, Any], di
         if not CLIP_TEXT.match(name) and not COMPUTED.search(name)}
 
 
-def _list_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+def _describe_model(original: Mapping[str, Any], vision: dict[str, Any],
+                    folder: Path) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """Return the configuration, and the shape of every parameter of a model of that configuration."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import LlavaForConditionalGeneration
 
-    with torch.device("meta"):
-        model = LlavaForConditionalGeneration(config)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    try:
+        config = make_config(original, vision)
+        with torch.device("meta"):
+            model = LlavaForConditionalGeneration(config)
+    except (StrictDataclassError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"'{folder / 'config.json'}' describes no model: {' '.join(str(error).split())}.",
+                         "The file is damaged or of another model; download the checkpoint again.") from error
+    return config, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _check_tensors(found: Mapping[str, StoredTensor], wanted: Mapping[str, tuple[int, ...]], folder: Path,
