@@ -125,9 +125,14 @@ MODEL = _panel(
     Option("--model", "Alias, family, hub id, path, or a run.", "model.name", "NAME", complete=complete_model),
     Option("--family", "Model family; detected if not given.", "model.family", "NAME", complete=complete_family),
     _choice("--dtype", "model.dtype", "auto|float32|bfloat16|float16", "Number format."),
+    _choice("--quantization", "model.quantization", "auto|none|8bit|4bit", "Language model in few bits."),
     _choice("--device", "model.device", "auto|cpu|cuda|mps", "Where the model runs."),
     _choice("--attention", "model.attention", "auto|sdpa|eager|flash", "Attention implementation."),
     Option("--gpu", "GPUs to use, such as 0 or 0,1.", metavar="IDS"),
+    Option("--max-memory-per-gpu", "Most memory of a GPU for weights, such as 40GiB.", "model.max_memory_per_gpu",
+           "SIZE"),
+    Option("--trust-remote-code", "Let this checkpoint's own Python code run.", "model.trust_remote_code", "ORG/NAME"),
+    Option("--allow-pickle", "Also load weights that are pickled (.bin).", "model.allow_pickle", kind="switch"),
 )
 TRAINING = _panel(
     "Training",

@@ -20,7 +20,8 @@ LENGTH_BYTES = 8
 LARGEST_HEADER = 100_000_000
 PICKLED_BYTES = 2
 """Bytes a parameter that a pickled checkpoint is taken to have: nearly all are in float16 or bfloat16."""
-EMBEDDINGS = frozenset({"embed_tokens", "shared", "wte", "lm_head", "embed_positions", "position_embedding"})
+KEPT = frozenset({"embed_tokens", "shared", "wte", "lm_head", "embed_positions", "relative_attention_bias", "wo"})
+"""Names of matrices that are never quantised: embeddings, head, and the layer of T5 that transformers leaves alone."""
 FOUR_BITS = 0.5 + 0.127 / 8
 """Bytes a weight in NF4 with double quantisation takes (Dettmers et al. 2023, arXiv:2305.14314, section 3)."""
 LFS_POINTER = b"version https://git-lfs"
@@ -95,14 +96,17 @@ def estimate_bytes(stored: StoredWeights, number_bytes: int, quantization: str, 
 
     Every real number takes `number_bytes`; with "8bit" or "4bit" a weight of the language model's linear layers takes
     1 or 0.516 bytes. These are told by the tensors' names, as nothing is built yet: matrices, but not those of
-    embeddings, head, vision tower and projector.
+    embeddings, head, vision tower and projector, nor what lies outside the language model where names show that.
     """
-    kept = EMBEDDINGS | {layout.vision_tower.rpartition(".")[2], layout.projector.rpartition(".")[2]}
+    inside = layout.language_model.rpartition(".")[2]
+    is_named = any(inside in name.split(".") for name in stored.tensors)
+    kept = KEPT | {layout.vision_tower.rpartition(".")[2], layout.projector.rpartition(".")[2]}
     quantised = {"8bit": 1.0, "4bit": FOUR_BITS}.get(quantization, number_bytes)
     total = stored.pickled_bytes // PICKLED_BYTES * quantised
     for name, (kind, shape) in stored.tensors.items():
         is_real = kind.startswith(("F", "BF")) and not kind.startswith("F8")
-        shrinks = is_real and len(shape) == 2 and kept.isdisjoint(name.split("."))
+        path = name.split(".")
+        shrinks = is_real and len(shape) == 2 and kept.isdisjoint(path) and (inside in path or not is_named)
         total += math.prod(shape) * (quantised if shrinks else number_bytes if is_real else _count_bytes(kind))
     return math.ceil(total)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,9 @@ def explained_failures(checkpoint: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise ModelError(f"'{checkpoint}' does not fit into the device's memory.",
                          "Use --quantization 4bit, --dtype bfloat16, a smaller model or another device.") from error
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"'{checkpoint}' holds pickled objects that are no tensors; they are not loaded.",
+                         "Take a checkpoint in safetensors.") from error
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
         raise explain_hub_failure(checkpoint, error) or _explain_fault(checkpoint, error) from error
 

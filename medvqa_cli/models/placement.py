@@ -12,7 +12,7 @@ from medvqa_cli.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 FILLED = 0.9
 """Share of a GPU's free memory that weights may take before they are spread; the rest is for what goes through them."""
 CGROUP = Path("/sys/fs/cgroup")
@@ -93,8 +93,8 @@ def count_processes() -> int:
 
 
 def as_gib(size: float) -> str:
-    """Return bytes as GiB for people."""
-    return f"{size / GIB:.2f} GiB" if size < GIB else f"{size / GIB:.1f} GiB"
+    """Return bytes for people: in GiB, below a tenth of one in MiB."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / MIB:.1f} MiB"
 
 
 def _list_budgets(device: torch.device, limit: int | None, *, spread: bool) -> dict[int, int]:

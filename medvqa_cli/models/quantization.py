@@ -118,16 +118,20 @@ def has_bitsandbytes() -> bool:
 
 
 def _choose_freely(device: torch.device, parameters: int | None, tuning: Tuning) -> QuantizationChoice:
-    size = "an unknown number of" if parameters is None else f"{parameters / 1e9:.1f} billion"
+    size = "an unknown number of" if parameters is None else _shorten(parameters)
     if device.type != "cuda":
         return QuantizationChoice("none", f"4bit on CUDA only; {size} parameters")
     if parameters is None or parameters <= LARGE:
-        return QuantizationChoice("none", f"{size} parameters, 4bit above 3")
+        return QuantizationChoice("none", f"{size} parameters, 4bit above 3 billion")
     if tuning == "full":
         return QuantizationChoice("none", "the weights themselves are trained")
     if not has_bitsandbytes():
         return QuantizationChoice("none", f"{size} parameters; 4bit needs bitsandbytes, which is not installed")
-    return QuantizationChoice("4bit", f"{size} parameters, 4bit above 3")
+    return QuantizationChoice("4bit", f"{size} parameters, 4bit above 3 billion")
+
+
+def _shorten(number: int) -> str:
+    return f"{number / 1e9:.1f} billion" if number >= 1e8 else f"{number / 1e6:.1f} million"
 
 
 def _keep_stored(wanted: str, checkpoint: str, stored: Any, tuning: Tuning) -> QuantizationChoice:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import BeforeValidator, Field
 
 from medvqa_cli.settings.section import Section
 
@@ -25,9 +25,9 @@ def parse_size(text: str) -> int:
     return size
 
 
-def _check_size(text: str) -> str:
-    parse_size(text)
-    return text
+def _check_size(value: Any) -> Any:
+    parse_size(str(value))
+    return value
 
 
 class ModelSettings(Section):
@@ -45,7 +45,7 @@ class ModelSettings(Section):
     """Weights of the language model in few bits; auto is 4bit on CUDA above 3 billion parameters, else none."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where it runs; auto takes a GPU if there is one."""
-    max_memory_per_gpu: Annotated[str, AfterValidator(_check_size)] | None = None
+    max_memory_per_gpu: Annotated[str, BeforeValidator(_check_size)] | None = None
     """Most memory the weights take of a GPU, such as 40GiB; what does not fit one GPU is spread over all visible."""
     attention: Literal["auto", "sdpa", "eager", "flash"] = "auto"
     """Attention implementation; auto is SDPA where images are shared, else flash-attn if usable, else SDPA."""

@@ -16,13 +16,15 @@ from medvqa_cli.registry import normalize_name
 from medvqa_cli.settings.options import read_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.models.protocol import LoadedModel, ModelFamily
+    from medvqa_cli.models.quantization import Tuning
     from medvqa_cli.progress import Progress
     from medvqa_cli.records import VQASample
     from medvqa_cli.runs import Run
+    from medvqa_cli.settings.model import ModelSettings
     from medvqa_cli.settings.schema import Settings
 
 MIB = 2**20
@@ -30,11 +32,16 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """A checkpoint and, if it is known without reading the checkpoint, its family."""
+    """A checkpoint and, if it is known without reading the checkpoint, its family.
+
+    For what a run has trained, `origin` is the checkpoint it began with and `commit` the commit of that on the hub.
+    """
 
     checkpoint: str
     family_name: str | None
     adapter: str = ""
+    origin: str = ""
+    commit: str = ""
 
 
 def choose_model(settings: Settings) -> ModelChoice:
@@ -79,53 +86,100 @@ def load_choice(choice: ModelChoice, settings: Settings, progress: Progress, *,
     """Load a chosen model, and its adapter if it has one; `trainable` lets the adapter learn on.
 
     Raises:
-        ModelError: If the checkpoint cannot be had, or is of a type no family loads.
+        ModelError: If the checkpoint cannot be had, does not fit into memory, or is of a type no family loads; or the
+            adapter is of another base model.
+        SettingsError: If settings contradict each other or the checkpoint.
+        MissingDependencyError: If bitsandbytes is asked for and not installed.
     """
     from medvqa_cli.models.adapters import load_adapter
     from medvqa_cli.models.loading import load_checkpoint, read_config
+    from medvqa_cli.models.quantization import find_quantization, prepare_kbit_training
 
-    config = read_config(choice.checkpoint, settings.model.revision)
-    family_name = choose_family(choice, str(config["model_type"]))
+    if choice.adapter:
+        check_base(choice, progress)
+    model = _settle(choice, settings.model)
+    config = read_config(choice.checkpoint, model.revision)
+    family_name = choose_family(choice, config)
     progress.say(f"Loading {choice.checkpoint} (family {family_name})"
                  + (f" with adapter {choice.adapter}" if choice.adapter else ""))
-    loaded = load_checkpoint(plugins.models.get(family_name), family_name, choice.checkpoint, settings.model)
+    family = plugins.models.get(family_name)
+    shared = settings.train.packing if trainable else settings.infer.shared_prefix
+    loaded = load_checkpoint(family, family_name, choice.checkpoint, model, progress=progress,
+                             tuning=find_tuning(choice, settings) if trainable else "none",
+                             shares_images=family.capabilities.packs and shared != "off")
+    if trainable and find_quantization(loaded.model) != "none":
+        prepare_kbit_training(loaded.model, gradient_checkpointing=settings.train.gradient_checkpointing)
     if choice.adapter:
-        loaded.model = load_adapter(loaded.model, choice.adapter, trainable=trainable).eval()
+        loaded.model = load_adapter(loaded.model, choice.adapter, trainable=trainable,
+                                    allow_pickle=model.allow_pickle).eval()
         loaded.adapter = choice.adapter
     return loaded
 
 
-def choose_family(choice: ModelChoice, model_type: str) -> str:
-    """Return the family that loads a checkpoint: the one it was chosen with, if that loads its type, else by type.
+def _settle(choice: ModelChoice, model: ModelSettings) -> ModelSettings:
+    """Return the settings for what is loaded: a run's base at its commit; trust in it holds for what was made of it."""
+    trusted = choice.checkpoint if model.trust_remote_code == choice.origin else model.trust_remote_code
+    return model.model_copy(update={"revision": choice.commit or model.revision, "trust_remote_code": trusted})
+
+
+def find_tuning(choice: ModelChoice, settings: Settings) -> Tuning:
+    """Return what training will change: adapters, or weights of the model itself."""
+    from medvqa_cli.models.targets import parse_targets
+
+    targets, tuning = settings.train.lora.targets, settings.train.tuning
+    adapts = bool(choice.adapter) or not targets or any(parse_targets(targets))
+    lora = bool(choice.adapter) or tuning == "lora" or (tuning == "auto" and not settings.model.scratch)
+    return "lora" if lora and adapts else "full"
+
+
+def check_base(choice: ModelChoice, progress: Progress) -> None:
+    """Compare the base model an adapter names with the one it is put on; shapes are compared when it is loaded.
+
+    Two hub ids that differ are two models; a folder may be a copy of what the adapter names, so that is only said.
+
+    Raises:
+        ModelError: If the adapter is of another model of the hub.
+    """
+    base = _read_base(Path(choice.adapter))
+    if not base or Path(base) == Path(choice.checkpoint):
+        return
+    if Path(choice.checkpoint).is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+        progress.warn(f"The adapter '{choice.adapter}' was trained on '{base}' and is put on '{choice.checkpoint}': "
+                      "answers mean something only if these are the same weights.")
+        return
+    raise ModelError(f"The adapter '{choice.adapter}' was trained on '{base}', not on '{choice.checkpoint}'.",
+                     f"Use it on its own base: --model {base}.")
+
+
+def choose_family(choice: ModelChoice, config: Mapping[str, Any]) -> str:
+    """Return the family that loads a checkpoint with this config.json: the one it was chosen with, else by its type.
 
     Raises:
         ModelError: If the family does not load this type, or none does.
     """
     wanted = choice.family_name
-    types = plugins.models.get(wanted).card.model_types if wanted else ()
-    if wanted and (not types or model_type in types):
-        return wanted
-    detected = detect_family(model_type, choice.checkpoint)
     if wanted:
-        raise ModelError(f"'{choice.checkpoint}' is of the type '{model_type}', which the family '{wanted}' does not "
-                         "load.", f"Use --family {detected}, or leave --family out.")
+        family = plugins.models.get(wanted)
+        if not family.card.model_types or family.loads(config):
+            return wanted
+    detected = detect_family(config, choice.checkpoint)
+    if wanted and choice.checkpoint == (choice.origin or choice.checkpoint):  # what a run saves may be of another type
+        raise ModelError(f"'{choice.checkpoint}' is of the type '{config['model_type']}', which the family '{wanted}' "
+                         "does not load.", f"Use --family {detected}, or leave --family out.")
     return detected
 
 
-def detect_family(model_type: str, checkpoint: str) -> str:
-    """Return the family whose card lists a config.json's model_type; of several, a built-in before a plugin.
+def detect_family(config: Mapping[str, Any], checkpoint: str) -> str:
+    """Return the family that loads checkpoints with this config.json; of several, a built-in before a plugin.
 
     Raises:
         ModelError: If none does.
     """
     families = plugins.models.loadable()
     for name in sorted(families, key=lambda name: plugins.models.origin(name) != "built-in"):
-        if model_type in families[name].card.model_types:
+        if families[name].loads(config):
             return name
-    if model_type == "llava_mistral":
-        raise ModelError(f"'{checkpoint}' is an original LLaVA-Med checkpoint (model_type 'llava_mistral'), whose "
-                         "layout is not that of transformers.",
-                         "Convert it to the llava layout, then: --set aliases.models.llava-med=/path/to/converted")
+    model_type = config["model_type"]
     types = sorted({kind for plugin in families.values() for kind in plugin.card.model_types})
     raise ModelError(f"'{checkpoint}' is of the type '{model_type}', which no installed family loads.",
                      f"Supported types: {', '.join(types)}. A plugin can add a family (`medvqa models list`).")
@@ -167,11 +221,15 @@ def open_run_model(run: Run, settings: Settings, progress: Progress) -> LoadedMo
     if weights is None:
         raise ModelError(f"Run '{run.name}' has no trained model yet.",
                          f"Finish it with `medvqa train sft --resume {run.name}`.")
-    if weights.name == "adapter":
-        choice = ModelChoice(str(model["checkpoint"]), model["family"], str(weights))
-    else:
-        choice = ModelChoice(str(weights), model["family"])
-    return load_choice(choice, settings, progress)
+    return load_choice(recall_choice(model, weights), settings, progress)
+
+
+def recall_choice(model: Mapping[str, Any], weights: Path | None = None) -> ModelChoice:
+    """Return the model that a run's manifest describes: what it began with, or with `weights` what it has trained."""
+    origin, commit = str(model["checkpoint"]), str(model.get("commit", ""))
+    if weights is None or weights.name == "adapter":
+        return ModelChoice(origin, model["family"], str(weights or ""), origin, commit)
+    return ModelChoice(str(weights), model["family"], origin=origin)
 
 
 def build_encoder(loaded: LoadedModel, settings: Settings, *, cache_mb: int = 64) -> SampleEncoder:
@@ -185,20 +243,39 @@ def build_encoder(loaded: LoadedModel, settings: Settings, *, cache_mb: int = 64
 
 
 def describe_model(loaded: LoadedModel) -> dict[str, Any]:
-    """Return a model's facts for manifests and protocols."""
-    return {"family": loaded.family_name, "checkpoint": loaded.checkpoint, "adapter": loaded.adapter,
-            "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."), "device": str(loaded.device),
-            "image_processor": type(loaded.processor.image_processor).__name__}
+    """Return a model's facts for manifests and protocols.
+
+    `commit` stands there if the checkpoint came from the hub, `quantization` if its weights are quantised.
+    """
+    from medvqa_cli.models.quantization import find_quantization
+
+    model = loaded.model.get_base_model() if loaded.adapter else loaded.model
+    number = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    facts = {"family": loaded.family_name, "checkpoint": loaded.checkpoint, "adapter": loaded.adapter,
+             "dtype": str(number).removeprefix("torch."), "device": str(loaded.device),
+             "image_processor": type(loaded.processor.image_processor).__name__}
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    mode = find_quantization(model)
+    return facts | ({"commit": commit} if commit else {}) | ({"quantization": mode} if mode != "none" else {})
 
 
 def _choose_folder(folder: Path, family: str | None) -> ModelChoice:
-    adapter = folder / "adapter_config.json"
-    if adapter.is_file() and not (folder / "config.json").is_file():
-        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        base = _read_base(folder)
         if not base:
             raise ModelError(f"The adapter '{folder}' names no base model.", "Load the base model and name the run.")
-        return ModelChoice(str(base), family, str(folder))
+        return ModelChoice(base, family, str(folder))
     return ModelChoice(str(folder), family)
+
+
+def _read_base(adapter: Path) -> str:
+    """Return the base model that an adapter's configuration names; empty if it names none or is not there."""
+    file = adapter / "adapter_config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ModelError(f"'{file}' is damaged: {error}.", "Copy the adapter again.") from error
+    return str(config.get("base_model_name_or_path") or "") if isinstance(config, dict) else ""
 
 
 def _match_pattern(hub_id: str) -> str | None:

@@ -328,3 +328,15 @@ def test_a_run_is_shown(document, make_run):
     shown = document("runs", "show", "a")
     assert (shown["run"], shown["manifest"]["model"]) == ("a", {"family": "llava"})
     assert shown["files"] == ["manifest.json", "model", "predictions.jsonl", "settings.json"]
+
+
+def test_flags_of_loading_reach_their_settings(medvqa, workflows):
+    result = medvqa("infer", "--model", "org/m", "--dataset", "slake", "--quantization", "4bit", "--max-memory-per-gpu",
+                    "40GiB", "--trust-remote-code", "org/m", "--allow-pickle", "--attention", "flash")
+    assert result.exit_code == 0, result.stderr
+    model = only(workflows).arguments[0].model
+    assert (model.quantization, model.max_memory_per_gpu, model.trust_remote_code, model.allow_pickle,
+            model.attention) == ("4bit", "40GiB", "org/m", True, "flash")
+    result = medvqa("infer", "--model", "org/m", "--max-memory-per-gpu", "40")
+    assert result.exit_code == 2
+    assert "should be a size above zero with its unit, such as 40GiB" in result.stderr

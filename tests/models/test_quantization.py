@@ -122,12 +122,12 @@ def choose(wanted="auto", config=None, device=CUDA, parameters=7_000_000_000, tu
 
 
 @pytest.mark.parametrize(("options", "mode", "reason"), [
-    ({}, "4bit", "7.0 billion parameters, 4bit above 3"),
-    ({"parameters": 3_000_000_000}, "none", "3.0 billion parameters, 4bit above 3"),
-    ({"parameters": None}, "none", "an unknown number of parameters, 4bit above 3"),
+    ({}, "4bit", "7.0 billion parameters, 4bit above 3 billion"),
+    ({"parameters": 3_000_000_000}, "none", "3.0 billion parameters, 4bit above 3 billion"),
+    ({"parameters": None}, "none", "an unknown number of parameters, 4bit above 3 billion"),
     ({"device": CPU}, "none", "4bit on CUDA only; 7.0 billion parameters"),
     ({"tuning": "full"}, "none", "the weights themselves are trained"),
-    ({"tuning": "none"}, "4bit", "7.0 billion parameters, 4bit above 3"),
+    ({"tuning": "none"}, "4bit", "7.0 billion parameters, 4bit above 3 billion"),
     ({"wanted": "none"}, "none", ""),
     ({"wanted": "8bit", "device": CPU}, "8bit", ""),
     ({"config": {"quantization_config": {"quant_method": "awq"}}}, "none", "stored quantised by awq"),
