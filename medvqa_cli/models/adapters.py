@@ -242,7 +242,7 @@ def _check_folder(folder: Path, *, allow_pickle: bool) -> None:
         raise ModelError(f"'{folder}' is incomplete: {WEIGHTS} is missing.", "Copy the adapter again.")
     if not allow_pickle:
         raise ModelError(f"'{folder}' holds its weights in {PICKLED_WEIGHTS}, a pickle, which may run code.",
-                         "Save it again with safetensors (PEFT's save_pretrained does), or trust it by name.")
+                         "Save it again with safetensors (PEFT's save_pretrained does), or use --allow-pickle.")
 
 
 def _first_of(keys: Sequence[str]) -> str:

@@ -271,7 +271,7 @@ def test_an_adapter_that_does_not_fit_is_refused(tiny_directory, tmp_path):
     tensors = load_file(tmp_path / "good" / "adapter_model.safetensors")
     query = "model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
     (copy("rank") / "adapter_config.json").write_text(json.dumps(config | {"r": 8}), encoding="utf-8")
-    refuse("rank", "does not fit the model: Error(s) in loading state_dict")
+    refuse("rank", "does not fit the model: size mismatch for base_model")
     deeper = {**tensors, f"base_model.model.{query.replace('layers.0', 'layers.2')}": torch.zeros(4, 64)}
     save_file(deeper, copy("deeper") / "adapter_model.safetensors")
     refuse("deeper", "the model has no place for 'model.language_model.layers.2.self_attn.q_proj.lora_A")
