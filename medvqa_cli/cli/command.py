@@ -66,7 +66,8 @@ class Call:
         if typed is None:
             return default
         if not typed.isdecimal() or int(typed) < 1:
-            raise SettingsError(f"--{name} is '{typed}': it should be a whole number of at least 1.")
+            flag = name.replace("_", "-")
+            raise SettingsError(f"--{flag} is '{typed}': it should be a whole number of at least 1.")
         return int(typed)
 
     @property

@@ -1,205 +1,164 @@
-"""`medvqa sanity-check`: does everything from settings to a generated answer work here?"""
+"""`medvqa sanity-check`: does everything from settings to a trained model's answers work here?"""
 
 from __future__ import annotations
 
+import shutil
+import sys
 import tempfile
-from dataclasses import dataclass
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli import plugins
-from medvqa_cli.errors import MedVQAError
+from medvqa_cli.errors import MedVQAError, SettingsError
 from medvqa_cli.progress import SILENT, Progress
-from medvqa_cli.records import VQASample
-from medvqa_cli.settings.schema import Settings, make_settings, to_tree
-from medvqa_cli.workflows.models import ModelChoice, build_encoder, build_scratch, choose_model, load_choice
+from medvqa_cli.records import write_json
+from medvqa_cli.workflows.checks.basics import list_basics
+from medvqa_cli.workflows.checks.outcome import Check, Listener, run_step
+from medvqa_cli.workflows.checks.portions import portion_data
+from medvqa_cli.workflows.checks.scope import SanityScope, Subject, check_scope, choose_subjects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from medvqa_cli.models.protocol import LoadedModel
+    from medvqa_cli.settings.schema import Settings
+    from medvqa_cli.workflows.checks.bench import Bench
 
-SMALL_DEMO = {"train_images": 8, "validation_images": 2, "test_images": 2}
+__all__ = ["Check", "SanityReport", "SanityScope", "check_sanity"]
+REPORT = "report.json"
+DEFAULT = SanityScope()
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """The outcome of one check."""
+class SanityReport:
+    """What a sanity check found.
 
-    name: str
-    passed: bool
-    detail: str
+    Attributes:
+        checks: The outcome of every step, in order: those without a model, then model by model.
+        seconds: How long it took.
+        peak_memory: Most memory of this process so far, in bytes; None where the system does not say.
+        folder: Where everything is kept, if it is.
+    """
+
+    checks: tuple[Check, ...]
+    seconds: float
+    peak_memory: int | None
+    folder: Path | None = None
+
+    @property
+    def failed(self) -> list[Check]:
+        """The steps that found something wrong."""
+        return [check for check in self.checks if check.state == "failed"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return {"passed": not self.failed, "checks": [asdict(check) for check in self.checks],
+                "seconds": self.seconds, "peak_memory": self.peak_memory,
+                "folder": str(self.folder) if self.folder else None}
+
+    def raise_failures(self) -> None:
+        """Raise an error that names the failed steps, if there are any.
+
+        Raises:
+            MedVQAError: Naming them.
+        """
+        if self.failed:
+            names = ", ".join(check.title for check in self.failed)
+            raise MedVQAError(f"{len(self.failed)} of {len(self.checks)} checks failed: {names}.")
 
 
-def check_sanity(settings: Settings, *, tiny: bool = False, basic: bool = False,
-                 progress: Progress = SILENT) -> list[Check]:
-    """Run the checks and return their outcomes; a failed one does not hide the others.
+def check_sanity(settings: Settings, scope: SanityScope = DEFAULT, *, progress: Progress = SILENT) -> SanityReport:
+    """Run the checks and return their outcomes: a failed one hides only those that need it.
+
+    Without a model, those of `scope` are checked, else `settings.model`, else a tiny one; all on the data set of the
+    settings, of the demo on a small one.
 
     Args:
-        settings: Checks `settings.model`; without a model, a small one on the demo data.
-        tiny: Check a small random checkpoint of the family instead of a real one.
-        basic: Check settings, data and metrics only; loads no model.
+        settings: What is checked.
+        scope: Which models and steps, how many questions, and what is kept.
         progress: Where to report.
+
+    Raises:
+        SettingsError: If the scope contradicts itself, or its folder is in use.
+        PluginError: If a family is unknown.
+        ModelError: If the configured model is unknown.
     """
-    with tempfile.TemporaryDirectory(prefix="medvqa-sanity-") as folder:
-        checks = [_attempt("plugins", _check_plugins), _attempt("metrics", _check_metrics),
-                  _attempt("data", lambda: _check_data(settings, Path(folder)))]
-        if basic:
-            return checks
-        return [*checks, *_check_model(settings, Path(folder), tiny=tiny, progress=progress)]
+    check_scope(scope)
+    subjects = [] if scope.basic else choose_subjects(settings, scope)
+    start, checks = time.perf_counter(), []
+    with open_folder(scope) as folder:
+        kept = folder if scope.output or scope.keep_outputs else None
+        for check in _list_outcomes(settings, scope, subjects, folder, progress):
+            checks.append(check)
+            report = SanityReport(tuple(checks), round(time.perf_counter() - start, 1), read_peak_memory(), kept)
+            write_json(folder / REPORT, report.to_json())
+    return report
 
 
-def _attempt(name: str, check: Callable[[], str]) -> Check:
+@contextmanager
+def open_folder(scope: SanityScope) -> Iterator[Path]:
+    """Yield the folder to work in; one that is not kept is removed at the end, however it comes.
+
+    Raises:
+        SettingsError: If the named folder is a file or holds something.
+    """
+    if scope.output is not None:
+        if scope.output.exists() and not (scope.output.is_dir() and not any(scope.output.iterdir())):
+            raise SettingsError(f"--output-dir '{scope.output}' is in use.", "Name a new or an empty folder.")
+        scope.output.mkdir(parents=True, exist_ok=True)
+        yield scope.output.resolve()
+        return
+    folder = Path(tempfile.mkdtemp(prefix="medvqa-sanity-"))
     try:
-        return Check(name, passed=True, detail=check())
-    except MedVQAError as error:
-        return Check(name, passed=False, detail=f"{error.message} {error.hint}".strip())
-    except (AssertionError, RuntimeError, ValueError) as error:
-        return Check(name, passed=False, detail=f"{type(error).__name__}: {error}")
+        yield folder
+    finally:
+        if not scope.keep_outputs:
+            shutil.rmtree(folder)
 
 
-def _check_plugins() -> str:
-    for registry in (plugins.datasets, plugins.models):
-        for name in registry.names():
-            registry.get(name)
-    return f"{len(plugins.datasets.names())} data sets, {len(plugins.models.names())} model families load"
+def read_peak_memory() -> int | None:
+    """Return the most memory that this process has taken so far, in bytes; None on Windows, which does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _check_metrics() -> str:
-    """Compare metrics with values worked out by hand."""
-    from medvqa_cli.scoring.answers import match_exactly, parse_yes_no, score_tokens
-    from medvqa_cli.scoring.calibration import bin_confidences, expected_calibration_error
+def _list_outcomes(settings: Settings, scope: SanityScope, subjects: Sequence[Subject], folder: Path,
+                   progress: Progress) -> Iterator[Check]:
+    """Yield the outcome of every step, those without a model first."""
+    portion = portion_data(settings, scope, folder)
+    listener = Listener(SILENT if portion.data.dataset == "demo" else progress)
+    done: dict[str, Check] = {}
+    for step in list_basics(settings, portion, listener, scope.only):
+        done[step.name] = run_step(step, {}, listener)
+        yield done[step.name]
+    if subjects:
+        from medvqa_cli.workflows.checks.bench import Bench
 
-    _expect("yes/no parsing", [parse_yes_no(text) for text in ("Yes, there is a nodule", "The image is normal")],
-            ["yes", None])
-    _expect("exact match", match_exactly("Left  Lung.", ["left lung"]), expected=True)
-    _expect("token F1", round(score_tokens("left lung", ["left upper lung"]).f1, 6), 0.8)
-    error = expected_calibration_error(bin_confidences([0.7, 0.7, 0.9, 0.9], [True, False, True, True], 10))
-    _expect("calibration error", round(error, 6), 0.15)
-    return "yes/no parsing, exact match, token F1 and calibration error agree with values worked out by hand"
-
-
-def _expect(what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise ValueError(f"{what}: expected {expected!r}, found {found!r}")
+        listener = Listener(SILENT if subjects[0].tiny else progress)
+        benches = [Bench(subject, scope, portion, folder / subject.folder, listener) for subject in subjects]
+        yield from _check_models(benches, done, progress)
 
 
-def _check_data(settings: Settings, folder: Path) -> str:
-    from medvqa_cli.workflows.data import load_samples
+def _check_models(benches: Sequence[Bench], basics: Mapping[str, Check], progress: Progress) -> Iterator[Check]:
+    """Yield the outcomes of one model after the other; tiny ones share one bar, others report each job's own."""
+    from medvqa_cli.workflows.checks.jobs import list_steps
 
-    tree = to_tree(settings)
-    if settings.data.dataset == "demo":
-        tree["data"]["options"] = SMALL_DEMO
-        tree["paths"]["prepared"] = str(folder / "prepared")
-    checked = make_settings(tree)
-    samples = load_samples(checked, checked.data.test_split, progress=SILENT)
-    from medvqa_cli.data.images import read_image
-
-    first = read_image(samples[0].images[0], max_pixels=settings.data.max_pixels)
-    return (f"{settings.data.dataset}: {len(samples)} test questions; the first picture is "
-            f"{first.width} x {first.height} pixels")
-
-
-def _check_model(settings: Settings, folder: Path, *, tiny: bool, progress: Progress) -> list[Check]:
-    sample = _draw_sample(folder)
-    loaded: list[LoadedModel] = []
-
-    def load() -> str:
-        loaded.append(load_choice(_choose(settings, folder, sample, tiny=tiny), settings, progress))
-        return f"{loaded[0].family_name} from {_title(settings, tiny=tiny)}, {type(loaded[0].model).__name__}"
-
-    first = _attempt("load", load)
-    if not loaded:
-        return [first]
-    encoder = build_encoder(loaded[0], settings)
-    steps: list[tuple[str, Callable[[], str]]] = [
-        ("image tokens", lambda: _check_image_tokens(loaded[0], encoder, sample)),
-        ("loss", lambda: _check_loss(loaded[0], encoder, sample)),
-        ("generation", lambda: _check_generation(loaded[0], settings, sample)),
-        ("parameters", lambda: _check_parameters(loaded[0], settings)),
-    ]
-    return [first, *(_attempt(name, step) for name, step in steps)]
-
-
-def _title(settings: Settings, *, tiny: bool) -> str:
+    tiny = benches[0].subject.tiny
     if tiny:
-        return "a tiny random checkpoint"
-    return settings.model.name or "the demo's model (no model is configured)"
-
-
-def _choose(settings: Settings, folder: Path, sample: VQASample, *, tiny: bool) -> ModelChoice:
-    if not tiny and not settings.model.scratch and settings.model.name:
-        return choose_model(settings)
-    tree = to_tree(settings)
-    tree["model"]["family"] = _family(settings)
-    return build_scratch(make_settings(tree), [sample], folder / "checkpoint")
-
-
-def _family(settings: Settings) -> str:
-    if settings.model.family:
-        return plugins.models.resolve(settings.model.family)
-    if settings.model.name:
-        return choose_model(settings).family_name or "llava"
-    return "llava"
-
-
-def _draw_sample(folder: Path) -> VQASample:
-    from PIL import Image
-
-    path = folder / "picture.png"
-    Image.linear_gradient("L").convert("RGB").save(path)
-    return VQASample(dataset="sanity", split="test", question_id="0", image_id="picture", images=(str(path),),
-                     question="Is there a lesion in the image?", answer="yes", answer_type="closed")
-
-
-def _check_image_tokens(loaded: LoadedModel, encoder: Any, sample: VQASample) -> str:
-    """Compare the placeholders in the prompt with the features the model makes of the picture."""
-    import torch
-
-    from medvqa_cli.models.batches import to_device
-
-    inputs = encoder.encode_images(sample)
-    prompt = encoder.encode_text(sample, inputs).prompt
-    placed = sum(token == loaded.processor.image_token_id for token in prompt)
-    with torch.no_grad():
-        features = loaded.model.get_image_features(**to_device(dict(inputs.tensors), loaded.model)).pooler_output
-    made = sum(len(feature) for feature in features)
-    if placed != made:
-        raise ValueError(f"the prompt holds {placed} image tokens, the model makes {made} features")
-    return f"{placed} in the prompt, {made} features from the vision tower"
-
-
-def _check_loss(loaded: LoadedModel, encoder: Any, sample: VQASample) -> str:
-    import math
-
-    import torch
-
-    from medvqa_cli.models.batches import build_batch, sum_answer_loss, to_device
-
-    with torch.no_grad():
-        batch = to_device(build_batch(encoder, [[sample]], packed=False), loaded.model)
-        total, tokens = sum_answer_loss(loaded.model, batch)
-    loss = (total / tokens).item()
-    if not math.isfinite(loss):
-        raise ValueError(f"the loss is {loss}")
-    return f"{loss:.3f} nats a token over {int(tokens)} answer tokens"
-
-
-def _check_generation(loaded: LoadedModel, settings: Settings, sample: VQASample) -> str:
-    from medvqa_cli.inference.protocol import Decoding
-    from medvqa_cli.workflows.infer import build_engine
-
-    answer = build_engine(loaded, settings).generate([sample], Decoding(max_new_tokens=8))[0]
-    return f"{answer.num_tokens} tokens: {answer.text!r}"
-
-
-def _check_parameters(loaded: LoadedModel, settings: Settings) -> str:
-    from medvqa_cli.models.adapters import count_parameters, prepare_training
-
-    lora = settings.train.tuning != "full"
-    model = prepare_training(loaded.model, loaded.family.layout, settings.train, lora=lora)
-    counts = count_parameters(model, loaded.family.layout)
-    if not sum(trainable for trainable, _ in counts.values()):
-        raise ValueError("no parameter would be trained")
-    return f"{'LoRA' if lora else 'full'} training: " + "; ".join(
-        f"{part} {trainable:,} of {total:,}" for part, (trainable, total) in counts.items())
+        progress.start("Checking", len(benches), "model")
+    for bench in benches:
+        done = dict(basics)
+        for step in list_steps(bench):
+            if not tiny:
+                progress.say(f"{bench.subject.name}: {step.name}")
+            done[step.name] = run_step(step, done, bench.listener, bench.subject.name)
+            yield done[step.name]
+        bench.release()
+        if tiny:
+            progress.advance(note=bench.subject.name)
+    progress.finish()
