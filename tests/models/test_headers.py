@@ -29,9 +29,9 @@ def count_weights(model) -> int:
     return sum(sizes)
 
 
-@pytest.mark.parametrize("name", models.names())
-@pytest.mark.parametrize(("dtype", "mode"), [("float32", "none"), ("bfloat16", "none"), ("float32", "4bit"),
-                                             ("float32", "8bit")])
+@pytest.mark.parametrize(("name", "dtype", "mode"), [
+    *((name, "bfloat16", "none") for name in models.names()), *((name, "float32", "4bit") for name in models.names()),
+    ("llava", "float32", "none"), ("llava", "float32", "8bit"), ("blip2", "float32", "8bit")])
 def test_the_estimate_is_what_the_loaded_model_takes(name, dtype, mode, tmp_path):
     """Plain weights within 0.1 %: buffers are stored, too. Quantised within 3 %: blocks of scales are rounded up.
 
