@@ -31,8 +31,8 @@ def check_loading_info(checkpoint: str, info: Mapping[str, Any], progress: Progr
         raise ModelError(f"'{checkpoint}' lacks {_count(missing)} that its config.json asks for: {_list(missing)}.",
                          "The checkpoint is incomplete, or config.json is of another model; download it again.")
     if unexpected := sorted(info.get("unexpected_keys") or ()):
-        progress.warn(f"'{checkpoint}' holds {_count(unexpected)} that the model has no place for: {_list(unexpected)}; "
-                      "left out.")
+        progress.warn(f"'{checkpoint}' holds {_count(unexpected)} that the model has no place for: "
+                      f"{_list(unexpected)}; left out.")
 
 
 def find_mismatch(family: ModelFamily, checkpoint: str, folder: str, error: RuntimeError,
