@@ -22,6 +22,7 @@ _HOMES = {
     "medvqa_cli.workflows.analysis": ("analyze_data", "check_data"),
     "medvqa_cli.workflows.export": ("export_data",),
     "medvqa_cli.workflows.mixtures": ("load_mixture",),
+    "medvqa_cli.workflows.model_facts": ("describe_model", "list_families"),
     "medvqa_cli.workflows.train": ("train_sft",),
     "medvqa_cli.workflows.merge": ("merge_adapter",),
     "medvqa_cli.workflows.infer": ("infer_split", "infer_image"),
