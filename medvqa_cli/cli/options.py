@@ -161,6 +161,16 @@ TRAINING = _panel(
     Option("--gradient-checkpointing", "Trade time for memory.", "train.gradient_checkpointing", kind="switch"),
     Option("--workers", "Processes that load images.", "train.workers", "N"),
 )
+TRACKING = _panel(
+    "Tracking",
+    Option("--report-to", "Also write to these trackers: tensorboard, wandb.", "tracking.report_to", "NAMES"),
+    Option("--probe-questions", "Validation questions answered while training; 0 none.", "tracking.probe_questions",
+           "N"),
+    Option("--probe-every", "Answer them after so many optimiser steps.", "tracking.probe_steps", "N"),
+    Option("--histogram-every", "Optimiser steps between histograms; 0 never.", "tracking.histogram_steps", "N"),
+    Option("--images-every", "Optimiser steps between image grids; 0 never.", "tracking.image_steps", "N"),
+    Option("--text-previews", "Training questions shown as the model sees them.", "tracking.text_previews", "N"),
+)
 RUN = Option("--run", "Run to use; the latest if neither a run nor a model is named.", metavar="RUN",
              complete=complete_run)
 RUN_ARGUMENT = Option("RUN", "Run; the latest if not given.", kind="argument", complete=complete_run)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from medvqa_cli.cli.command import command
 from medvqa_cli.cli.completion import complete_run
 from medvqa_cli.cli.groups import make_group
-from medvqa_cli.cli.options import CHECKS, DATA, DRY_RUN, MODEL, PRESENTATION, SEED, TRAINING, Option
+from medvqa_cli.cli.options import CHECKS, DATA, DRY_RUN, MODEL, PRESENTATION, SEED, TRACKING, TRAINING, Option
 from medvqa_cli.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ RESUME = Option("--resume", "Go on with this run from its last checkpoint.", met
 INIT_FROM = Option("--init-from", "Start from this finished run's weights.", metavar="RUN", complete=complete_run)
 
 
-@command(app, "sft", *DATA, *CHECKS, *PRESENTATION, *MODEL, *TRAINING, SEED, NAME, RESUME, INIT_FROM, DRY_RUN)
+@command(app, "sft", *DATA, *CHECKS, *PRESENTATION, *MODEL, *TRAINING, *TRACKING, SEED, NAME, RESUME, INIT_FROM,
+         DRY_RUN)
 def train_sft(call: Call) -> None:
     """Fine-tune a model by supervised learning: LoRA for a checkpoint, everything for a model from scratch."""
     from medvqa_cli.cli.runs import describe_run

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One generated answer. `logprob` sums over its tokens, the end token included, in nats at temperature 1."""
+    """One generated answer. `logprob` sums over its tokens, the end token included, in nats at temperature 1.
+
+    `is_ended`: whether the model ended it; else it was cut off at the most tokens allowed.
+    """
 
     text: str
     logprob: float
     num_tokens: int
+    is_ended: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,8 @@ class TransformersEngine:
     def generate(self, samples: Sequence[VQASample], decoding: Decoding) -> list[Generation]:
         """Return one answer for each sample. All samples share their images."""
         paths = self._decode(samples, 1, decoding)
-        return [Generation(self._text(path.tokens), path.logprob, len(path.tokens)) for path in paths]
+        return [Generation(self._text(path.tokens), path.logprob, len(path.tokens), path.tokens[-1] in self.end_ids)
+                for path in paths]
 
     def sample(self, samples: Sequence[VQASample], count: int, decoding: Decoding) -> list[tuple[AnswerSample, ...]]:
         """Draw `count` answers for each sample: the distinct ones with their counts, the most frequent first."""

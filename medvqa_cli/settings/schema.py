@@ -12,6 +12,7 @@ from medvqa_cli.errors import SettingsError
 from medvqa_cli.settings.data import DatasetDeclaration, DataSettings, KnowledgeSettings, MaskSettings, PromptSettings
 from medvqa_cli.settings.model import ModelSettings
 from medvqa_cli.settings.section import PositiveFloat, Section
+from medvqa_cli.settings.tracking import TrackingSettings
 from medvqa_cli.settings.train import TrainSettings
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Settings(Section):
     """Which model is used."""
     train: TrainSettings = TrainSettings()
     """Supervised fine-tuning."""
+    tracking: TrackingSettings = TrackingSettings()
+    """What is shown of a training while it runs."""
     infer: InferenceSettings = InferenceSettings()
     """How answers are generated."""
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import signal
 import threading
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -12,14 +15,25 @@ from transformers import TrainerCallback
 if TYPE_CHECKING:
     from types import FrameType
 
+    import torch
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     from medvqa_cli.progress import Progress
     from medvqa_cli.records import JsonlWriter
 
 
+class BatchWatcher(TrainerCallback):
+    """A callback that also sees every training batch."""
+
+    def on_batch(self, inputs: dict[str, Any], loss: torch.Tensor, tokens: torch.Tensor) -> None:
+        """See one forward pass: its inputs, the sum of its losses in nats, and its supervised tokens."""
+
+
 class EventLog(TrainerCallback):
-    """Writes what the trainer logs to events.jsonl, readable while it runs."""
+    """Writes what the trainer logs to events.jsonl, readable while it runs.
+
+    A "start" says in which process on which machine it runs, so that an observer can tell whether it still does.
+    """
 
     def __init__(self, events: JsonlWriter, epochs_per_step: float) -> None:
         self._events = events
@@ -32,6 +46,17 @@ class EventLog(TrainerCallback):
         if "step" in facts:
             facts["epoch"] = round(facts["step"] * self._epochs_per_step, 4)
         self._events.write({"event": event, "seconds": seconds, **facts})
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                       **kwargs: Any) -> None:
+        """Record the steps done and to do, the time, the process and the machine."""
+        self.write("start", step=state.global_step, steps=state.max_steps, pid=os.getpid(), host=platform.node(),
+                   time=datetime.now(UTC).isoformat())
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                     **kwargs: Any) -> None:
+        """Record that training has ended or was stopped; the weights are still to be written."""
+        self.write("end", step=state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
                logs: dict[str, Any] | None = None, **kwargs: Any) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from medvqa_cli.models.batches import build_batch, sum_answer_loss, to_device
-from medvqa_cli.training.callbacks import EventLog, GracefulStop, ProgressDisplay
+from medvqa_cli.training.callbacks import BatchWatcher, EventLog, GracefulStop, ProgressDisplay
 from medvqa_cli.training.order import Block, SampleBlocks, TrainingOrder, group_by_image
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ class SFTTrainer(Trainer):
         if return_outputs:
             raise NotImplementedError("the validation loss is computed by evaluate()")
         total, tokens = sum_answer_loss(model, to_device(inputs, model))
+        for watcher in self.callback_handler.callbacks:
+            if isinstance(watcher, BatchWatcher):
+                watcher.on_batch(inputs, total.detach(), tokens)
         if num_items_in_batch is None:
             return total / tokens
         return total / num_items_in_batch * self.accelerator.num_processes
