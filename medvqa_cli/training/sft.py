@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from medvqa_cli.models.batches import build_batch, sum_answer_loss, to_device
+from medvqa_cli.models.quantization import find_quantization
 from medvqa_cli.training.callbacks import BatchWatcher, EventLog, GracefulStop, ProgressDisplay
 from medvqa_cli.training.order import Block, SampleBlocks, TrainingOrder, group_by_image
 
@@ -191,7 +192,7 @@ def _training_arguments(plan: TrainingPlan, steps: int) -> TrainingArguments:
         remove_unused_columns=False,
         label_names=["labels"],
         use_cpu=parameter.device.type == "cpu",
-        bf16=False,
+        bf16=parameter.is_cuda and find_quantization(plan.model) != "none",
         report_to="none",
         disable_tqdm=True,
         seed=plan.seed,
