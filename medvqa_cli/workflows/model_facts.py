@@ -134,12 +134,14 @@ def find_folder(checkpoint: str, revision: str | None, *, download: bool) -> str
 
 def describe_folder(family: ModelFamily, folder: str, settings: Settings, load: Load) -> dict[str, Any]:
     """Return parts, files, picture and memory of a checkpoint that is on this machine; what cannot be told is said."""
+    from medvqa_cli.models.adapters import find_full_parts
     from medvqa_cli.models.loading import silence_libraries
     from medvqa_cli.models.shapes import build_empty, read_shape
     from medvqa_cli.models.targets import find_targets
 
     silence_libraries()
     model = build_empty(family, folder)
+    find_full_parts(model, family.layout, settings.train)  # an error if more layers are asked for than there are
     shape = read_shape(model, family.layout, find_targets(model, family.layout, settings.train.lora))
     facts = {"parts": shape.parameters, "files": describe_files(folder, sum(shape.parameters.values()))}
     try:

@@ -131,6 +131,7 @@ def test_findings_are_warnings(medvqa, tiny, tmp_path):
     (("--questions", "-1"), "--questions is '-1': it should be a whole number of at least 1."),
     (("--dtype", "int3"), "model.dtype"),
     (("--batch-size", "0"), "train.batch_size"),
+    (("--unfreeze-last-layers", "9"), "train.unfreeze_last_layers is 9, but the language model has 2 layers."),
     (("--lora-targets", "nothing"), "No linear layer of the language model is called 'nothing'."),
 ])
 def test_wrong_input(medvqa, tiny, arguments, message):
