@@ -152,10 +152,14 @@ def test_tiles_are_laid_out_row_by_row():
     assert found["image_sizes"].tolist() == [[96, 96]]
 
 
-def test_a_thin_picture_is_refused():
+def test_a_thin_picture_is_refused(directory):
     with pytest.raises(DataError, match="A picture of 2000 x 1 pixels is too thin for this model: in its tiles it "
                                         "would be 2240 x 1 pixels"):
         make_pictures(tiles=36)(draw_picture(0, (2000, 1)), return_tensors="pt")
+    processor = PLUGIN.load_processor(str(directory))
+    processor.image_processor = SimpleNamespace(size={"height": 448}, dynamic_hd=36)  # transformers' own, say
+    with pytest.raises(DataError, match="A picture of 1 x 2000 pixels is too thin"):
+        PLUGIN.encode_images(processor, [draw_picture(0, (1, 2000))])
 
 
 @pytest.mark.parametrize(("side", "patch"), [(448, 14), (60, 12), (48, 12)])

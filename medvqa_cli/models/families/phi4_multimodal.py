@@ -40,7 +40,7 @@ class Phi4Multimodal(ChatFamily):
     card = ModelCard(
         title="Phi-4-multimodal",
         summary="SigLIP on up to 36 tiles of 448 pixels and an overview, Phi-4-Mini with LoRA for images; 5.6 billion "
-                f"parameters. In transformers' layout only as an unmerged revision: --revision {REVISION}.",
+                f"parameters, adapters included. transformers' layout is an unmerged revision: --revision {REVISION}.",
         homepage="https://huggingface.co/microsoft/Phi-4-multimodal-instruct",
         citation="Abouelenin et al. 2025, Phi-4-Mini Technical Report: Compact yet Powerful Multimodal Language Models "
                  "via Mixture-of-LoRAs, arXiv:2503.01743",
@@ -92,7 +92,15 @@ class Phi4Multimodal(ChatFamily):
 
         The model adds the mask up to find a picture's rows and columns; as fractions of bfloat16, whose whole numbers
         end at 256, the sum would be wrong.
+
+        Raises:
+            DataError: If a picture is too thin.
         """
+        from medvqa_cli.models.phi4_pictures import plan_grid
+
+        pictures = processor.image_processor
+        for image in images:
+            plan_grid(*image.size, pictures.size["height"], pictures.dynamic_hd)
         inputs = super().encode_images(processor, images)
         masks = {name: tensor.long() for name, tensor in inputs.tensors.items() if name == "image_attention_mask"}
         return ImageInputs({**inputs.tensors, **masks}, inputs.num_tokens, inputs.markers)
