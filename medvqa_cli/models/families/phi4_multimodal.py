@@ -1,4 +1,4 @@
-"""Phi-4-multimodal (Abouelenin et al. 2025, arXiv:2503.01743): SigLIP on tiles of 448 pixels, Phi-4-Mini, LoRA."""
+"""Phi-4-multimodal (Abouelenin et al. 2025, arXiv:2503.01743): tiles of 448 pixels; needs model.revision refs/pr/70."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEMPLATE = (
     "{% for part in message['content'] %}{{ '<|image|>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
     "{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-REVISION = "refs/pr/70"
+TAKE_REVISION = "--set model.revision=refs/pr/70"
 
 
 class Phi4Multimodal(ChatFamily):
@@ -40,7 +40,8 @@ class Phi4Multimodal(ChatFamily):
     card = ModelCard(
         title="Phi-4-multimodal",
         summary="SigLIP on up to 36 tiles of 448 pixels and an overview, Phi-4-Mini with LoRA for images; 5.6 billion "
-                f"parameters, adapters included. transformers' layout is an unmerged revision: --revision {REVISION}.",
+                "parameters, adapters included. transformers' layout is an unmerged revision of the repository: "
+                f"{TAKE_REVISION}.",
         homepage="https://huggingface.co/microsoft/Phi-4-multimodal-instruct",
         citation="Abouelenin et al. 2025, Phi-4-Mini Technical Report: Compact yet Powerful Multimodal Language Models "
                  "via Mixture-of-LoRAs, arXiv:2503.01743",
@@ -69,7 +70,7 @@ class Phi4Multimodal(ChatFamily):
         if config.get("model_type") == "phi4mm":
             raise ModelError("This is Phi-4-multimodal in Microsoft's own layout (model_type 'phi4mm'), which "
                              "transformers reads only with the checkpoint's own code.",
-                             f"Of microsoft/Phi-4-multimodal-instruct take transformers' layout: --revision {REVISION}")
+                             f"Of microsoft/Phi-4-multimodal-instruct take transformers' layout: {TAKE_REVISION}")
         return super().loads(config)
 
     def load_processor(self, checkpoint: str) -> Any:
