@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from medvqa_cli.settings.model import ModelSettings
 
 
+SAMPLING_VALUES = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+
 def load_checkpoint(family: ModelFamily, family_name: str, checkpoint: str, settings: ModelSettings, *,
                     tuning: Tuning = "none", shares_images: bool = True, progress: Progress = SILENT) -> LoadedModel:
     """Load a checkpoint's processor and model, in evaluation mode on its device.
@@ -57,8 +60,20 @@ def load_checkpoint(family: ModelFamily, family_name: str, checkpoint: str, sett
         if not plan.placement.max_memory and plan.quantization.mode == "none":
             model.to(plan.placement.device)
     _remember_origin(model, checkpoint, source)
+    drop_unused_sampling(model)
     model.eval()
     return LoadedModel(model=model, processor=processor, family=family, family_name=family_name, checkpoint=checkpoint)
+
+
+def drop_unused_sampling(model: Any) -> None:
+    """Unset sampling values that a checkpoint which decodes greedily names all the same, as those of Vicuna do.
+
+    They do nothing; but transformers refuses to save a model that has them, at the end of a training.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is not None and not config.do_sample:
+        for name in SAMPLING_VALUES:
+            setattr(config, name, None)
 
 
 def silence_libraries() -> None:

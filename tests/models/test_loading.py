@@ -260,3 +260,14 @@ def test_failures_of_libraries(error, message):
     with pytest.raises(ModelError) as failure, explained_failures("m"):
         raise error
     assert failure.value.message == message
+
+
+def test_a_greedy_checkpoint_that_names_sampling_values_can_be_saved_again(tiny_directory, tmp_path):
+    shutil.copytree(tiny_directory, tmp_path / "vicuna")
+    config = {"temperature": 0.9, "top_p": 0.6, "max_length": 64}
+    (tmp_path / "vicuna/generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    model = load_checkpoint(models.get("llava"), "llava", str(tmp_path / "vicuna"), CPU).model
+    model.save_pretrained(tmp_path / "again")
+    saved = json.loads((tmp_path / "again/generation_config.json").read_text(encoding="utf-8"))
+    assert saved["max_length"] == 64
+    assert not {"temperature", "top_p"} & saved.keys()
