@@ -24,6 +24,7 @@ COMMANDS = (
     Stub("merge", "Merge an adapter into its base model, and check that it answers as before.", "medvqa_cli.cli.merge"),
     Stub("convert", "Checkpoints of other layouts, made loadable: llava-med.", "medvqa_cli.cli.convert"),
     Stub("report", "Write a run's report: one HTML page.", "medvqa_cli.cli.report"),
+    Stub("experiments", "Grids of settings, run side by side: run, show.", "medvqa_cli.cli.experiments"),
     Stub("sanity-check", "Check data, model and settings in a minute, before hours of training.",
          "medvqa_cli.cli.sanity"),
     Stub("runs", "Runs: list, show.", "medvqa_cli.cli.runs"),

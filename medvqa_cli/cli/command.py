@@ -35,6 +35,7 @@ class Call:
         self._options = options
         self._values = values
         self._run_settings: Mapping[str, Any] | None = None
+        self._base: Sequence[Assignment] = ()
         log_file = self.text("log_file")
         terminal.configure(quiet=self.is_on("quiet"), verbose=self.is_on("verbose"), json_output=self.is_on("json"),
                            log_file=Path(log_file) if log_file else None)
@@ -90,7 +91,7 @@ class Call:
     @cached_property
     def assignments(self) -> list[Assignment]:
         """Every source's values, unchecked: enough for a listing."""
-        return collect(self.flags, config=self._config, sets=self.texts("set"))
+        return collect(self.flags, config=self._config, sets=self.texts("set"), base=self._base)
 
     @property
     def runs(self) -> Path:
@@ -124,7 +125,7 @@ class Call:
         from medvqa_cli.settings.layers import resolve_settings
 
         resolved = resolve_settings(self.flags, config=self._config, sets=self.texts("set"),
-                                    run_settings=self._run_settings)
+                                    run_settings=self._run_settings, base=self._base)
         self.terminal.error_folder = resolved.settings.paths.runs
         add_files(resolved.settings.plugins)
         return resolved
@@ -141,6 +142,10 @@ class Call:
     def continue_run(self, settings: Mapping[str, Any]) -> None:
         """Put a run's settings below what was typed; call it before `settings` is first read."""
         self._run_settings = settings
+
+    def build_on(self, base: Sequence[Assignment]) -> None:
+        """Put settings right above the user file; call it before `settings` or `runs` is first read."""
+        self._base = base
 
     def answer_json(self, document: Any) -> bool:
         """Print a JSON document if `--json` was given; return whether it was."""

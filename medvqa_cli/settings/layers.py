@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -28,7 +28,7 @@ class Resolved:
 
 
 def resolve_settings(flags: Iterable[Assignment] = (), *, config: Path | None = None, sets: Iterable[str] = (),
-                     run_settings: Mapping[str, Any] | None = None,
+                     run_settings: Mapping[str, Any] | None = None, base: Iterable[Assignment] = (),
                      environment: Mapping[str, str] | None = None) -> Resolved:
     """Merge all sources and check the result.
 
@@ -37,6 +37,7 @@ def resolve_settings(flags: Iterable[Assignment] = (), *, config: Path | None = 
         config: A TOML, YAML or JSON file.
         sets: `key=value` texts.
         run_settings: The settings.json of the run the command continues from; its `paths` and `aliases` are left out.
+        base: What stands right above the user file.
         environment: Variables; the process's own if not given.
 
     Returns:
@@ -45,7 +46,16 @@ def resolve_settings(flags: Iterable[Assignment] = (), *, config: Path | None = 
     Raises:
         SettingsError: If a source cannot be read, a key is unknown or a value is not allowed; the source is named.
     """
-    assignments = collect(flags, config=config, sets=sets, run_settings=run_settings, environment=environment)
+    return resolve_assignments(collect(flags, config=config, sets=sets, run_settings=run_settings, base=base,
+                                       environment=environment))
+
+
+def resolve_assignments(assignments: Sequence[Assignment]) -> Resolved:
+    """Merge assignments, of which a later one wins, and check the result.
+
+    Raises:
+        SettingsError: If a key is unknown or a value is not allowed; the source is named.
+    """
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for assignment in fit_all(assignments):

@@ -75,13 +75,22 @@ def read_config(path: Path) -> list[Assignment]:
     Raises:
         SettingsError: If it is missing, of another kind, unreadable, not valid, or holds no settings.
     """
-    content = _parse(path, _read_text(path))
+    content = read_document(path)
     if content is None:
         return []
     if not isinstance(content, Mapping):
         raise SettingsError(f"{path}: expected settings such as 'train: {{epochs: 3}}', found a "
                             f"{type(content).__name__}.", "`medvqa config init` writes an example.")
     return flatten(content, str(path))
+
+
+def read_document(path: Path) -> Any:
+    """Return what a TOML, YAML or JSON file holds.
+
+    Raises:
+        SettingsError: If it is missing, of another kind, unreadable or not valid.
+    """
+    return _parse(path, _read_text(path))
 
 
 def _read_text(path: Path) -> str:
@@ -142,19 +151,19 @@ def read_run(settings: Mapping[str, Any]) -> list[Assignment]:
 
 
 def collect(flags: Iterable[Assignment] = (), *, config: Path | None = None, sets: Iterable[str] = (),
-            run_settings: Mapping[str, Any] | None = None,
+            run_settings: Mapping[str, Any] | None = None, base: Iterable[Assignment] = (),
             environment: Mapping[str, str] | None = None) -> list[Assignment]:
     """Return all assignments; a later one wins.
 
-    The order is: user file, the run's settings, `config`, environment, `sets`, `flags`. A file named on the command
-    line stands above the run because it was asked for now.
+    The order is: user file, `base`, the run's settings, `config`, environment, `sets`, `flags`. A file named on the
+    command line stands above the run because it was asked for now.
 
     Raises:
         SettingsError: If a file or a `--set` cannot be read.
     """
     environment = os.environ if environment is None else environment
-    return [*read_user_file(environment), *read_run(run_settings or {}), *(read_config(config) if config else []),
-            *read_environment(environment), *map(parse_set, sets), *flags]
+    return [*read_user_file(environment), *base, *read_run(run_settings or {}),
+            *(read_config(config) if config else ()), *read_environment(environment), *map(parse_set, sets), *flags]
 
 
 def find_path(assignments: Iterable[Assignment], key: str, default: str) -> Path:

@@ -1,0 +1,196 @@
+"""`medvqa experiments`: a grid of settings, run side by side, to one table."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.cli.command import command
+from medvqa_cli.cli.completion import complete_choice, complete_dataset, complete_model
+from medvqa_cli.cli.groups import make_group
+from medvqa_cli.cli.options import CHECKS, DATA, DRY_RUN, MODEL, PRESENTATION, SEED, TRAINING, Option
+from medvqa_cli.errors import RunError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from medvqa_cli.cli.command import Call
+    from medvqa_cli.cli.terminal import Terminal
+    from medvqa_cli.workflows.experiments.experiment import ExperimentResult
+    from medvqa_cli.workflows.experiments.grid import Axis, Grid
+
+app = make_group("Grids of settings: run, show.")
+PANEL = "What varies"
+FILE = Option("GRID", "Grid file (YAML, TOML or JSON): base, grid, stages.", metavar="FILE", kind="argument")
+NAME = Option("--name", "Name of the experiment; the grid file's own if not given.", metavar="NAME")
+SHORT_AXES = {
+    "model.name": Option("--models", "Models, with commas between.", metavar="A,B", complete=complete_model,
+                         panel=PANEL),
+    "data.dataset": Option("--datasets", "Data sets, with commas between.", metavar="A,B", complete=complete_dataset,
+                           panel=PANEL),
+    "data.question_type": Option("--question-types", "Some of all, closed and open.", metavar="A,B", panel=PANEL),
+    "data.subsample": Option("--subsamples", "Numbers of training questions.", metavar="N,N", panel=PANEL),
+    "seed": Option("--seeds", "Seeds, with commas between.", metavar="N,N", panel=PANEL),
+}
+VARY = Option("--vary", "Any setting, such as train.lora.r=8,16; repeatable.", metavar="KEY=A,B", kind="many",
+              panel=PANEL)
+STAGES = Option("--stages", "Some of train, infer, evaluate, calibrate, report.", metavar="A,B",
+                complete=complete_choice(["train", "infer", "evaluate", "calibrate", "report"]))
+GPUS = Option("--gpus", "GPUs, one job each, such as 0,1.", metavar="IDS")
+JOBS = Option("--jobs", "Jobs side by side where no GPU is named.", metavar="N")
+SUBMIT = Option("--submit", "Submit each job to this cluster: slurm.", metavar="NAME",
+                complete=complete_choice(["slurm"]))
+SUBMIT_OPTION = Option("--submit-option", "A parameter of submitit, such as slurm_partition=gpu; repeatable.",
+                       metavar="KEY=VALUE", kind="many")
+MODEL_OF_ALL = tuple(option for option in MODEL if option.flag != "--gpu")
+METRICS = {"closed_accuracy": "closed accuracy", "open_exact_match": "open exact match",
+           "open_token_f1": "open token F1", "ece": "ECE"}
+
+
+@command(app, "run", FILE, NAME, *SHORT_AXES.values(), VARY, STAGES, GPUS, JOBS, SUBMIT, SUBMIT_OPTION, DRY_RUN, *DATA,
+         *CHECKS, *PRESENTATION, *MODEL_OF_ALL, *TRAINING, SEED)
+def run_grid(call: Call) -> None:
+    """Train, answer and score every combination of some settings; run again, it goes on where it stopped."""
+    from medvqa_cli.workflows.experiments.executors import make_slots
+    from medvqa_cli.workflows.experiments.experiment import run_experiment
+
+    grid = _read_grid(call)
+    call.build_on(grid.base)
+    if call.is_on("dry_run"):
+        _show_plan(call, grid)
+        return
+    slots = make_slots(call.text("gpus"), call.count("jobs", 1) if call.text("jobs") else None)
+    _check_submit(call)
+    result = run_experiment(grid, call.settings, slots=slots, submit=call.text("submit"),
+                            submit_options=_read_submit_options(call), progress=call.progress)
+    _show_result(call, result)
+
+
+@command(app, "show", Option("EXPERIMENT", "Experiment; the latest if not given.", metavar="NAME", kind="argument"))
+def show_grid(call: Call) -> None:
+    """Show an experiment's table as its runs stand now."""
+    from medvqa_cli.workflows.experiments.experiment import list_experiments, show_experiment
+
+    name = call.text("experiment") or next(iter(list_experiments(call.runs)), None)
+    if name is None:
+        raise RunError(f"There are no experiments in '{call.runs}'.", "Start one with `medvqa experiments run FILE`.")
+    _show_result(call, show_experiment(call.runs, name))
+
+
+def _read_grid(call: Call) -> Grid:
+    """Return the grid of the file and of what was typed; typed values replace the file's."""
+    from medvqa_cli.workflows.experiments.grid import DEFAULT_STAGES, Grid, order_stages, read_grid, replace_axes
+
+    typed = call.text("grid")
+    file = read_grid(Path(typed).expanduser()) if typed else Grid("experiment", ())
+    stages = call.text("stages")
+    return Grid(call.text("name") or file.name, replace_axes(file.axes, _read_axes(call)),
+                order_stages([part.strip() for part in stages.split(",")], "--stages") if stages
+                else file.stages or DEFAULT_STAGES, file.base)
+
+
+def _read_axes(call: Call) -> list[Axis]:
+    from medvqa_cli.workflows.experiments.grid import read_axis
+
+    axes = [read_axis(key, text, option.flag) for key, option in SHORT_AXES.items() if (text := call.text(option.name))]
+    for typed in call.texts("vary"):
+        key, equals, text = typed.partition("=")
+        if not equals or not key.strip():
+            raise SettingsError(f"--vary '{typed}' is not of the form key=value,value.",
+                                "For example: --vary train.lora.r=8,16")
+        axes.append(read_axis(key.strip(), text, f"--vary {key.strip()}"))
+    return axes
+
+
+def _check_submit(call: Call) -> None:
+    cluster = call.text("submit")
+    if cluster not in {None, "slurm"}:
+        raise SettingsError(f"--submit '{cluster}' is not supported.", "Use --submit slurm; Ray is not supported yet.")
+    if cluster and (call.text("gpus") or call.text("jobs")):
+        raise SettingsError("--gpus and --jobs are of this machine and have no effect with --submit.",
+                            "Ask the cluster: --submit-option gpus_per_node=1.")
+    if call.texts("submit_option") and not cluster:
+        raise SettingsError("--submit-option has no effect without --submit.", "Add --submit slurm, or leave it out.")
+
+
+def _read_submit_options(call: Call) -> dict[str, Any]:
+    from medvqa_cli.settings.sources import parse_json
+
+    options = {}
+    for typed in call.texts("submit_option"):
+        key, equals, value = typed.partition("=")
+        if not equals or not key.strip():
+            raise SettingsError(f"--submit-option '{typed}' is not of the form key=value.",
+                                "For example: --submit-option slurm_partition=gpu")
+        options[key.strip()] = parse_json(value.strip())
+    return options
+
+
+def _show_plan(call: Call, grid: Grid) -> None:
+    from medvqa_cli.workflows.experiments.jobs import build_command
+    from medvqa_cli.workflows.experiments.planning import plan_experiment
+
+    plan = plan_experiment(grid, call.settings)
+    rows = [{"name": job.name, "values": combination.values,
+             "commands": [shlex.join(build_command(job, stage)) for stage in pending]}
+            for combination, job, pending in zip(plan.combinations, plan.jobs, plan.pending, strict=True)]
+    if call.answer_json({"dry_run": True, "experiment": plan.name, "folder": str(plan.folder), "jobs": rows}):
+        return
+    call.terminal.print(f"Nothing has been written. {len(rows)} jobs would run in {plan.folder}:")
+    for row in rows:
+        call.terminal.print(f"# {row['name']}" + ("" if row["commands"] else ": done"))
+        for line in row["commands"]:
+            call.terminal.print(line)
+    call.terminal.print("# The settings files are written first, when it is run.")
+
+
+def _show_result(call: Call, result: ExperimentResult) -> None:
+    if not call.answer_json(result.summary):
+        print_summary(call.terminal, result.summary)
+        call.progress.say(f"Written: {result.folder / 'summary.json'} and summary.csv")
+    if result.failed:
+        names = ", ".join(outcome.name for outcome in result.failed)
+        raise RunError(f"{len(result.failed)} of {len(result.outcomes)} jobs failed: {names}.",
+                       f"Their logs are in '{result.folder / 'logs'}'; the same command tries them again.")
+
+
+def print_summary(terminal: Terminal, summary: Mapping[str, Any]) -> None:
+    """Print mean and spread of every combination, what is not done, and the paired comparisons."""
+    combinations, comparisons = summary["combinations"], summary["comparisons"]
+    keys = list(combinations[0]["values"])
+    shown = [name for name in METRICS if any(name in row["metrics"] for row in combinations)]
+    terminal.print_table([*keys, "runs", *(METRICS[name] for name in shown)],
+                         [[*(row["values"][key] for key in keys), len(row["runs"]),
+                           *(_describe_spread(row["metrics"].get(name), len(row["runs"])) for name in shown)]
+                          for row in combinations], f"{summary['experiment']}: mean ± standard deviation over seeds")
+    for run in summary["runs"]:
+        if run["state"] != "done":
+            terminal.warn(f"{run['name']} is {run['state']}")
+    if comparisons:
+        terminal.print()
+        _print_comparisons(terminal, comparisons, summary["protocol"])
+
+
+def _describe_spread(measured: Mapping[str, Any] | None, runs: int) -> str | None:
+    if measured is None:
+        return None
+    spread = "" if measured["sd"] is None else f" ± {measured['sd']:.3f}"
+    return f"{measured['mean']:.3f}{spread}" + (f" (n={measured['n']})" if measured["n"] < runs else "")
+
+
+def _print_comparisons(terminal: Terminal, rows: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> None:
+    terminal.print_table(["compared", "where", "metric", "difference", f"{protocol['level']:.0%} interval", "p (Holm)",
+                          "questions", "images", "seeds"], [_describe_comparison(row) for row in rows],
+                         "Paired differences, second minus first")
+    terminal.print()
+    for key in ("paired", "interval", "p", "holm"):
+        terminal.print(f"{key}: {protocol[key]}")
+
+
+def _describe_comparison(row: Mapping[str, Any]) -> list[Any]:
+    interval = None if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+    where = ", ".join(f"{key}={value}" for key, value in row["fixed"].items())
+    return [f"{row['key']}: {row['first']} -> {row['second']}", where, METRICS[row["metric"]],
+            f"{row['difference']:+.3f}", interval, f"{row['p_holm']:.3g}", row["questions"], row["images"],
+            row["seeds"]]
