@@ -160,6 +160,7 @@ TRAINING = _panel(
     _choice("--packing", "train.packing", "auto|on|off", "One image prefix for several questions."),
     Option("--gradient-checkpointing", "Trade time for memory.", "train.gradient_checkpointing", kind="switch"),
     Option("--workers", "Processes that load images.", "train.workers", "N"),
+    Option("--save-total-limit", "Checkpoints kept.", "train.save_total_limit", "N"),
 )
 TRACKING = _panel(
     "Tracking",

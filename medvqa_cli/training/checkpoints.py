@@ -1,12 +1,15 @@
-"""Resumable training states on disk."""
+"""Resumable training states on disk: written whole or not at all, checked before one is gone on from."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from medvqa_cli.errors import RunError
+from medvqa_cli.records import read_jsonl, write_json, write_jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,19 +17,88 @@ if TYPE_CHECKING:
 
     from medvqa_cli.progress import Progress
 
+PART = ".part"
+"""Folder in which a checkpoint is written before it gets its name."""
+LISTING = "files.json"
+"""Names and bytes of a checkpoint's other files, written last."""
+DAMAGED = ".damaged"
+NEEDED = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
+
+
+def name_checkpoint(step: int) -> str:
+    """Return the folder name of the checkpoint after `step` optimiser steps."""
+    return f"checkpoint-{step}"
+
+
+def read_step(checkpoint: Path) -> int:
+    """Return the optimiser steps done at a checkpoint."""
+    return int(checkpoint.name.split("-")[-1])
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Return the checkpoints of a folder, the one of the most steps first."""
+    found = (path for path in directory.glob("checkpoint-*") if path.name.split("-")[-1].isdigit())
+    return sorted(found, key=read_step, reverse=True)
+
 
 def find_last_checkpoint(directory: Path, progress: Progress) -> Path | None:
-    """Return the newest whole checkpoint; damaged ones are skipped with a message."""
-    if not directory.is_dir():
-        return None
-    found = sorted((path for path in directory.glob("checkpoint-*") if path.name.split("-")[-1].isdigit()),
-                   key=lambda path: int(path.name.split("-")[-1]), reverse=True)
-    for path in found:
-        if is_whole(path):
+    """Return the newest whole checkpoint; a damaged one is put aside with a message."""
+    for path in list_checkpoints(directory):
+        damage = find_damage(path)
+        if not damage:
             progress.say(f"Resuming from {path.name}")
             return path
-        progress.warn(f"Skipping {path.name}: it is damaged or was not written to the end.")
+        progress.warn(f"Skipping {path.name}: {damage}.")
+        _put_aside(path)
     return None
+
+
+def find_damage(checkpoint: Path) -> str:
+    """Return what is wrong with a checkpoint, or "" if every file is there in the size it was written with."""
+    try:
+        listing = dict(json.loads((checkpoint / LISTING).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return f"it was not written to the end ({LISTING} is missing or damaged)"
+    sizes = _list_sizes(checkpoint)
+    for name, size in listing.items():
+        if name not in sizes:
+            return f"{name} is missing"
+        if sizes[name] != size:
+            return f"{name} has {sizes[name]:,} bytes, {size:,} were written"
+    return next((f"{name} is missing" for name in NEEDED if name not in listing), "")
+
+
+def publish_checkpoint(part: Path, target: Path) -> None:
+    """List a written checkpoint's files, bring them to the disk, and give the folder its name."""
+    write_json(part / LISTING, _list_sizes(part))
+    publish_folder(part, target)
+
+
+def publish_folder(part: Path, target: Path) -> None:
+    """Bring a folder's files to the disk, then rename it: a kill or a power cut leaves a whole `target` or none."""
+    for path in [*(path for path in part.rglob("*") if path.is_file()), part]:
+        _sync(path)
+    if target.exists():
+        shutil.rmtree(target)
+    part.rename(target)
+    _sync(target.parent)
+
+
+def rotate_checkpoints(directory: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints, and what was put aside as damaged."""
+    for path in [*list_checkpoints(directory)[keep:], *directory.glob(f"checkpoint-*{DAMAGED}")]:
+        _put_aside(path)  # a kill amid the deletion leaves nothing that looks like a checkpoint
+        shutil.rmtree(path.with_suffix(DAMAGED))
+
+
+def drop_events(events: Path, after: int) -> None:
+    """Take the events of steps after `after` out of an event log: the run is about to do these steps again."""
+    if not events.exists():
+        return
+    rows = list(read_jsonl(events))
+    kept = [row for row in rows if row.get("step", 0) <= after]
+    if len(kept) < len(rows):
+        write_jsonl(events, kept)
 
 
 @contextmanager
@@ -43,28 +115,22 @@ def explained_full_disk(run: str) -> Iterator[None]:
                        f"Free some space, then: medvqa train sft --resume {run}") from error
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Return whether weights, optimiser, schedule, random state and trainer state are all there and readable.
+def _list_sizes(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != LISTING)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
-    The trainer state is written last: where it parses, the files before it were written.
-    """
-    needed = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
-    weights = list(checkpoint.glob("*.safetensors"))
-    complete = all((checkpoint / name).is_file() for name in needed) and any(checkpoint.glob("rng_state*"))
-    if not weights or not complete:
-        return False
+
+def _put_aside(checkpoint: Path) -> None:
+    aside = checkpoint.with_suffix(DAMAGED)
+    if aside != checkpoint:
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)
+
+
+def _sync(path: Path) -> None:
+    """Have what was written to a file, or the names in a folder, brought to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        return all(_opens(path) for path in weights)
-    except ValueError:
-        return False
-
-
-def _opens(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            return bool(list(tensors.keys()))
-    except (SafetensorError, OSError):
-        return False
+        os.fsync(handle)
+    finally:
+        os.close(handle)

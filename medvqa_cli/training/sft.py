@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from medvqa_cli.models.batches import build_batch, sum_answer_loss, to_device
 from medvqa_cli.models.quantization import find_quantization
 from medvqa_cli.training.callbacks import BatchWatcher, EventLog, GracefulStop, ProgressDisplay
 from medvqa_cli.training.order import Block, SampleBlocks, TrainingOrder, group_by_image
+from medvqa_cli.training.resumable import ResumableTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from transformers import TrainerCallback
+    from transformers import Trainer, TrainerCallback
 
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.progress import Progress
@@ -42,7 +43,7 @@ class Collator:
         return build_batch(self.encoder, groups, packed=self.packed, max_tokens=self.max_tokens)
 
 
-class SFTTrainer(Trainer):
+class SFTTrainer(ResumableTrainer):
     """A Trainer whose loss is the mean cross-entropy over the supervised tokens of a whole optimiser step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -75,19 +76,6 @@ class SFTTrainer(Trainer):
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load a full model's weights by the model's own loader.
-
-        The Trainer's reads the file's raw keys, without strictness: it passes over those that `save_pretrained` writes
-        under another name (LLaVA's), and training would go on from the wrong weights in silence.
-        """
-        target = model or self.model
-        if hasattr(target, "peft_config"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        saved = type(target).from_pretrained(resume_from_checkpoint, dtype=next(target.parameters()).dtype)
-        target.load_state_dict(saved.state_dict())
 
     def _validation_batches(self) -> DataLoader[Any]:
         return DataLoader(self.eval_dataset, batch_size=self.args.per_device_eval_batch_size,

@@ -167,7 +167,7 @@ def _prepare_choice(settings: Settings, samples: Sequence[VQASample], run: Run) 
 
 def _train(run: Run, settings: Settings, data: TrainingData, loaded: LoadedModel, progress: Progress) -> Run:
     from medvqa_cli.models.adapters import count_parameters, describe_parameters
-    from medvqa_cli.training.checkpoints import explained_full_disk, find_last_checkpoint
+    from medvqa_cli.training.checkpoints import drop_events, explained_full_disk, find_last_checkpoint, read_step
     from medvqa_cli.training.sft import TrainingPlan, build_trainer
 
     model = loaded.model
@@ -178,6 +178,7 @@ def _train(run: Run, settings: Settings, data: TrainingData, loaded: LoadedModel
     plan = TrainingPlan(model, encoder, data.train, data.validation, packed, settings.train, settings.seed,
                         run.checkpoints, data.block)
     checkpoint = find_last_checkpoint(run.checkpoints, progress)
+    drop_events(run.events, after=read_step(checkpoint) if checkpoint else 0)
     with JsonlWriter(run.events) as events:
         trainer, stop = build_trainer(plan, events, progress)
         run.update_manifest(started=now(), packed=packed, parameters=parts)
@@ -210,8 +211,11 @@ def _trains_adapters(settings: Settings) -> bool:
 
 def _adapt(loaded: LoadedModel, settings: Settings) -> Any:
     """Return the model with what is to be trained set free; an adapter to start from stays the adapter."""
+    import torch
+
     from medvqa_cli.models.adapters import check_continuation, prepare_training
 
+    torch.manual_seed(settings.seed)  # a run killed before its first checkpoint begins again with the same adapters
     layout = loaded.family.layout
     if loaded.adapter:
         check_continuation(loaded.model, layout, settings.train)
@@ -250,12 +254,14 @@ def decide_packing(settings: Settings, loaded: LoadedModel, encoder: SampleEncod
 
 def _save(run: Run, trainer: SFTTrainer, loaded: LoadedModel, *, is_adapter: bool) -> None:
     """Write the weights beside the processor in one step, so that a kill leaves no half model."""
+    from medvqa_cli.training.checkpoints import publish_folder
+
     target = run.path / ("adapter" if is_adapter else "model")
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     trainer.model.save_pretrained(part)
     loaded.processor.save_pretrained(part)
-    part.rename(target)
+    publish_folder(part, target)
 
 
 def describe_check(check: DataCheck, data: TrainingData) -> dict[str, Any]:
