@@ -26,6 +26,7 @@ from medvqa_cli.workflows.models import (
     load_choice,
     recall_choice,
 )
+from medvqa_cli.workflows.tracking import build_diagnostics, check_tracking, wants_validation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +74,7 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
     if source and source.weights is None:
         raise RunError(f"Run '{source.name}' has no trained weights to start from.", "Name a finished run.")
     _check_tuning(settings)
+    check_tracking(settings)
     settings = _fix_mixture(settings)
     check = DataCheck("dry run", ()) if dry_run else _check(settings, progress)
     data = load_training_data(settings, progress)
@@ -117,13 +119,13 @@ def load_training_data(settings: Settings, progress: Progress) -> TrainingData:
     if settings.data.mixture:
         return _load_mixed(settings, progress)
     train = load_presented(settings, settings.data.train_split, progress, require_hits=True)
-    validation = _load_validation(settings, progress) if settings.train.eval_fraction else []
+    validation = _load_validation(settings, progress) if wants_validation(settings) else []
     return TrainingData(train.samples, validation[: settings.train.eval_questions], train.notes, train.warnings)
 
 
 def _load_mixed(settings: Settings, progress: Progress) -> TrainingData:
     mixed = load_mixture(settings, progress, block=settings.train.batch_size)
-    validation = load_mixed_validation(settings, progress) if settings.train.eval_fraction else []
+    validation = load_mixed_validation(settings, progress) if wants_validation(settings) else []
     return TrainingData(mixed.samples, validation[: settings.train.eval_questions], {"mixture": mixed.report},
                         mixed.warnings, settings.train.batch_size if mixed.has_mandatory else None)
 
@@ -131,7 +133,7 @@ def _load_mixed(settings: Settings, progress: Progress) -> TrainingData:
 def _load_validation(settings: Settings, progress: Progress) -> list[VQASample]:
     if settings.data.validation_split in open_data(settings, progress).counts:
         return load_samples(settings, settings.data.validation_split, progress=progress)
-    progress.say(f"The data set has no split '{settings.data.validation_split}': no validation loss.")
+    progress.say(f"The data set has no split '{settings.data.validation_split}': no validation loss, no probes.")
     return []
 
 
@@ -143,6 +145,7 @@ def _resume_run(run: Run, settings: Settings, progress: Progress) -> Run:
     manifest = run.read_json("manifest.json")
     if "model" not in manifest:
         raise RunError(f"Run '{run.name}' stopped before its model was loaded.", "Start it again without --resume.")
+    check_tracking(stored)
     data = load_training_data(stored, progress)
     found, wanted = _describe_data(stored, data), manifest["data"]
     if found["fingerprint"] != wanted["fingerprint"]:
@@ -175,11 +178,12 @@ def _train(run: Run, settings: Settings, data: TrainingData, loaded: LoadedModel
     progress.say(describe_parameters(parts))
     encoder = build_encoder(loaded, settings, cache_mb=settings.train.image_cache_mb)
     packed = decide_packing(settings, loaded, encoder, data.train, progress)
-    plan = TrainingPlan(model, encoder, data.train, data.validation, packed, settings.train, settings.seed,
-                        run.checkpoints, data.block)
     checkpoint = find_last_checkpoint(run.checkpoints, progress)
     drop_events(run.events, after=read_step(checkpoint) if checkpoint else 0)
     with JsonlWriter(run.events) as events:
+        diagnostics = build_diagnostics(run, settings, loaded, data, events=events, progress=progress)
+        plan = TrainingPlan(model, encoder, data.train, data.validation, packed, settings.train, settings.seed,
+                            run.checkpoints, data.block, (diagnostics,))
         trainer, stop = build_trainer(plan, events, progress)
         run.update_manifest(started=now(), packed=packed, parameters=parts)
         start = time.perf_counter()
@@ -188,6 +192,7 @@ def _train(run: Run, settings: Settings, data: TrainingData, loaded: LoadedModel
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             stop.release()
+            diagnostics.close()
     if stop.requested:
         progress.warn(f"Stopped. Continue with: medvqa train sft --resume {run.name}")
         raise KeyboardInterrupt
