@@ -31,7 +31,7 @@ def complete(medvqa, monkeypatch):
     ("medvqa train sft --question-type ", ["all", "closed", "open"]),
     ("medvqa train sft --learning-r", ["--learning-rate"]),
     ("medvqa infer --split v", ["validation"]),
-    ("medvqa models info ll", ["llava"]),
+    ("medvqa models info ll", ["llava", "llava_med", "llava_next", "llava_onevision"]),
     ("medvqa train sft --model ll", ["llava", "llava_mine"]),
     ("medvqa train sft --dataset st", ["stand_in"]),
     ("medvqa data analyze st", ["stand_in"]),
@@ -63,7 +63,7 @@ def test_runs_of_the_chosen_folder_are_offered(complete, make_run, tmp_path):
 def test_a_broken_settings_file_does_not_break_the_tab_key(complete, tmp_path):
     (tmp_path / "user").mkdir()
     (tmp_path / "user" / "config.toml").write_text("not toml")
-    assert complete("medvqa train sft --model ll") == ["llava"]
+    assert complete("medvqa train sft --model llava_n") == ["llava_next"]
 
 
 def test_data_set_names_are_offered_to_a_real_shell(repository, tmp_path):
