@@ -18,7 +18,7 @@ COMMANDS = (
          "medvqa_cli.cli.quickstart"),
     Stub("data", "Data sets: list, prepare, analyze, show.", "medvqa_cli.cli.data"),
     Stub("models", "Model families: list, info.", "medvqa_cli.cli.models"),
-    Stub("train", "Train a model: sft.", "medvqa_cli.cli.train"),
+    Stub("train", "Train a model: sft; watch it.", "medvqa_cli.cli.train"),
     Stub("infer", "Answer a split, or questions about one image.", "medvqa_cli.cli.infer"),
     Stub("eval", "Score a run: answers, calibration.", "medvqa_cli.cli.evaluate"),
     Stub("merge", "Merge an adapter into its base model, and check that it answers as before.", "medvqa_cli.cli.merge"),

@@ -8,6 +8,7 @@ from medvqa_cli.cli.command import command
 from medvqa_cli.cli.completion import complete_run
 from medvqa_cli.cli.groups import make_group
 from medvqa_cli.cli.options import CHECKS, DATA, DRY_RUN, MODEL, PRESENTATION, SEED, TRACKING, TRAINING, Option
+from medvqa_cli.cli.watch import OPTIONS, watch_run
 from medvqa_cli.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ app = make_group("Train a model.")
 NAME = Option("--name", "Name of the run.", metavar="NAME")
 RESUME = Option("--resume", "Go on with this run from its last checkpoint.", metavar="RUN", complete=complete_run)
 INIT_FROM = Option("--init-from", "Start from this finished run's weights.", metavar="RUN", complete=complete_run)
+
+command(app, "watch", *OPTIONS)(watch_run)
 
 
 @command(app, "sft", *DATA, *CHECKS, *PRESENTATION, *MODEL, *TRAINING, *TRACKING, SEED, NAME, RESUME, INIT_FROM,
