@@ -173,6 +173,7 @@ def test_parameters_are_counted_by_part_and_said_in_one_line(tiny_directory):
                                 "language model": (1_200_000, 46_000_000), "other": (0, 0)}) == (
         "Trained: 1.2 M of 76.0 M parameters (1.6 %): projector 1.2 K (all of it), language model 1.2 M")
     assert describe_parameters({"other": (0, 0)}) == "Trained: 0 of 0 parameters (0 %): nothing"
+    assert describe_parameters({"other": (7, 7)}) == "Trained: 7 of 7 parameters (100 %): other 7 (all of it)"
 
 
 def test_weights_packed_by_quantisation_count_as_what_they_stand_for():
