@@ -189,8 +189,9 @@ def _print_comparisons(terminal: Terminal, rows: Sequence[Mapping[str, Any]], pr
 
 
 def _describe_comparison(row: Mapping[str, Any]) -> list[Any]:
+    """Return a row's cells; behind the number of seeds stands how far the difference moves with them."""
     interval = None if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
     where = ", ".join(f"{key}={value}" for key, value in row["fixed"].items())
     return [f"{row['key']}: {row['first']} -> {row['second']}", where, METRICS[row["metric"]],
             f"{row['difference']:+.3f}", interval, f"{row['p_holm']:.3g}", row["questions"], row["images"],
-            row["seeds"]]
+            f"{row['seeds']}" + (f" (sd {row['by_seed']['sd']:.3f})" if row["seeds"] > 1 else "")]

@@ -54,6 +54,12 @@ def test_flags_make_a_grid(document):
         "train sft", "infer", "eval answers"]
 
 
+def test_the_example_file_is_a_valid_grid(document, repository):
+    found = document("experiments", "run", repository / "examples" / "experiments.yaml", "--dry-run")
+    assert (found["experiment"], len(found["jobs"])) == ("learning-rate", 6)
+    assert [len(job["commands"]) for job in found["jobs"]] == [4] * 6
+
+
 def test_a_dry_run_prints_commands_and_writes_nothing(medvqa, workplace):
     result = medvqa("experiments", "run", "--models", "llava", "--seeds", "3", "--dry-run", *SCRATCH)
     assert result.exit_code == 0, result.stderr

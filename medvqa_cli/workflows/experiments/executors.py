@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from medvqa_cli.runs import now
 from medvqa_cli.settings.sources import PREFIX, RESERVED_VARIABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from medvqa_cli.progress import Progress
@@ -122,8 +124,11 @@ class LocalExecutor:
 
     def run(self, tasks: Sequence[Task], report: Callable[[Outcome], None], progress: Progress) -> list[Outcome]:
         """Run all tasks; after Ctrl-C or SIGTERM the children are stopped as by Ctrl-C, and waited for."""
+        with _terminated_as_interrupted():
+            return self._run(tasks, report, progress)
+
+    def _run(self, tasks: Sequence[Task], report: Callable[[Outcome], None], progress: Progress) -> list[Outcome]:
         waiting, running, outcomes = deque(tasks), dict[str, _Running](), list[Outcome]()
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             while waiting or running:
                 for slot in self._slots:
@@ -137,9 +142,20 @@ class LocalExecutor:
         except BaseException:
             _stop_all(list(running.values()), self._grace, progress)
             raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
         return outcomes
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM act as Ctrl-C does, where this thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Running:

@@ -127,6 +127,14 @@ def test_a_child_that_does_not_heed_it_is_killed_with_its_own_children(tmp_path)
     assert time.monotonic() - began < 20
 
 
+def test_another_thread_may_run_tasks(tmp_path):
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(run([make_task(tmp_path, "a", "pass")], [Slot("only")])))
+    thread.start()
+    thread.join()
+    assert [outcome.code for outcome in found] == [0]
+
+
 def test_slots():
     assert [slot.name for slot in make_slots(None, None, {})] == ["slot 1"]
     assert dict(make_slots(None, None, {})[0].variables) == {}
@@ -181,6 +189,14 @@ def test_submitit_runs_tasks_and_reports_failures(tmp_path):
     assert {outcome.name: (outcome.failed, outcome.code) for outcome in outcomes} == {"bad": ("step0", 3),
                                                                                       "good": ("", 0)}
     assert "hello" in (tmp_path / "logs" / "good.log").read_text()
+
+
+def test_a_task_that_the_cluster_stops_is_queued_again(tmp_path):
+    pytest.importorskip("submitit")
+    task = RemoteTask(make_task(tmp_path, "a", "print('again')"))
+    queued = task.checkpoint()
+    assert queued.result().name == "a"
+    assert "again" in (tmp_path / "logs" / "a.log").read_text()
 
 
 @pytest.mark.parametrize(("parameters", "cluster"), [({"no_such_parameter": 1}, "local"), ({}, "no_such_cluster"),

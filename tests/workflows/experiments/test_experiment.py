@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -59,7 +60,7 @@ class Player:
             command = task.steps[0].command()
             bad = task.name in self.fail
             if not bad and command[3:5] == ["train", "sft"]:
-                settings = json.loads(open(command[command.index("--config") + 1]).read())
+                settings = json.loads(Path(command[command.index("--config") + 1]).read_text())
                 shutil.copytree(self.source, f"{settings['paths']['runs']}/{task.name}")
             outcomes.append(Outcome(task.name, 1.0, *(("train", 5, ("error: no memory", "hint: less")) if bad else ())))
             report(outcomes[-1])
