@@ -185,8 +185,9 @@ def describe_parameters(counts: Mapping[str, Sequence[int]]) -> str:
     total = sum(size for _, size in counts.values())
     parts = [f"{part} {_shorten(trainable)}" + (" (all of it)" if trainable == size else "")
              for part, (trainable, size) in counts.items() if trainable]
-    share = 100 * trained / max(total, 1)
-    return (f"Trained: {_shorten(trained)} of {_shorten(total)} parameters ({share:{'.0f' if share >= 10 else '.2g'}} %): "
+    percent = 100 * trained / max(total, 1)
+    share = f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"
+    return (f"Trained: {_shorten(trained)} of {_shorten(total)} parameters ({share} %): "
             + (", ".join(parts) or "nothing"))
 
 
