@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -63,11 +64,17 @@ def _follow(call: Call, watch: TrainingWatch) -> None:
               vertical_overflow="crop") as live:
         while True:
             status = watch.look()
-            lines = describe_status(status, min(WIDTH, console.width))
+            width = min(WIDTH, console.width)
+            lines = [part for line in describe_status(status, width) for part in _wrap(line, width)]
             live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
             if status.is_over:
                 return
             time.sleep(SECONDS)
+
+
+def _wrap(line: str, width: int) -> list[str]:
+    """Return a line as several that are no longer than `width`; one that fits keeps its blanks."""
+    return [line] if len(line) <= width else textwrap.wrap(line, width, subsequent_indent="  ")
 
 
 def describe_status(status: TrainingStatus, width: int) -> list[str]:

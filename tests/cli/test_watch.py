@@ -96,6 +96,8 @@ def drawn(monkeypatch):
 def test_it_follows_until_the_run_ends(medvqa, make_run, drawn, monkeypatch):
     run = make_run("first", trained=False)
     write_events(run, steps=40)
+    with run.events.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"event": "warning", "step": 20, "message": "Beware. " * 30 + "The end."}) + "\n")
     waited = []
 
     def wait(seconds):
@@ -108,6 +110,7 @@ def test_it_follows_until_the_run_ends(medvqa, make_run, drawn, monkeypatch):
     assert result.exit_code == 0
     assert len(waited) == 3
     assert "first: finished" in result.stdout
+    assert "The end." in result.stdout, "a long line is wrapped, not cut"
 
 
 def test_ctrl_c_ends_the_look_and_not_in_error(medvqa, make_run, drawn, monkeypatch):

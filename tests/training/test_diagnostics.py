@@ -142,6 +142,15 @@ def test_probes_in_events(tiny_directory, picture_paths, tmp_path):
     assert asked[0] == asked[1], "the same questions each time"
 
 
+def test_a_probe_that_cannot_be_read_stops_the_training_before_its_first_step(tiny_directory, picture_paths, tmp_path,
+                                                                             monkeypatch):
+    (bad, *_) = make_samples(["/none.png"])
+    monkeypatch.setattr("tests.training.test_diagnostics.choose_probes", lambda *_: [bad])
+    with pytest.raises(FileNotFoundError, match="none.png"):
+        train(tiny_directory, picture_paths, tmp_path, TrackingSettings())
+    assert events_of(tmp_path, "log") == []
+
+
 def test_half_of_the_probes_are_closed_and_images_differ(picture_paths):
     samples = [sample for image in range(3) for sample in make_samples(picture_paths, image)]
     chosen = choose_probes(samples, 6, 1)
@@ -203,8 +212,10 @@ def test_a_collapse_is_told_once(tiny_directory, picture_paths, tmp_path, monkey
 
 def test_a_collapse_that_has_passed_is_told_too(tiny_directory, picture_paths, tmp_path, monkeypatch):
     notes, kept = collapse(tiny_directory, picture_paths, tmp_path, monkeypatch, until=1)
-    assert len(notes.warnings) == len(kept) == 1
-    assert "The collapse of step 2 has passed" in notes.said[-1]
+    assert len(notes.warnings) == 1
+    assert notes.said[-1] == ("The collapse of step 2 has passed: at the end the most frequent answer to closed probes "
+                              "is 'yes', 50% of them.")
+    assert kept == [notes.warnings[0], notes.said[-1]]
 
 
 @needs_tensorboard

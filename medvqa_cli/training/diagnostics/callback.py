@@ -90,14 +90,20 @@ class Diagnostics(BatchWatcher):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
                        **kwargs: Any) -> None:
-        """Open the trackers and show the data; a resumed run has shown them before."""
+        """Read the probes, so that a bad one is told now; open the trackers and show the data.
+
+        A resumed run has shown them before.
+        """
         self._speaks = state.is_world_process_zero
-        if not self._speaks or not self._settings.report_to:
+        if not self._speaks:
             return
         with undisturbed(self._watched.engine.loaded.model):
+            encoder = self._watched.engine.encoder
+            for sample in self._watched.probes:
+                encoder.encode_text(sample, encoder.encode_images(sample))
             self._trackers = open_trackers(self._settings, self._watched.directory, self._watched.config,
                                            step=state.global_step, progress=self._progress)
-            if state.global_step == 0:
+            if self._trackers and state.global_step == 0:
                 self._show_data()
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,

@@ -35,8 +35,11 @@ class CollapseWatch:
             self._since = step
             self._warn(top, step, steps)
         elif top is not None and not top.is_collapse and self._since is not None and step >= steps:
-            self._progress.say(f"The collapse of step {self._since} has passed: the most frequent answer to closed "
-                               f"probes is '{top.answer}' now, {top.share:.0%} of them.")
+            message = (f"The collapse of step {self._since} has passed: at the end the most frequent answer to closed "
+                       f"probes is '{top.answer}', {top.share:.0%} of them.")
+            self._write("note", step=step, kind="collapse", message=message)
+            self._keep(message)
+            self._progress.say(message)
 
     def _warn(self, top: TopAnswer, step: int, steps: int) -> None:
         message = (f"The model has collapsed at step {step} of {steps}: {top.share:.0%} of {top.total} closed probes "
