@@ -233,17 +233,21 @@ def test_a_damaged_record_and_score_are_one_error(base, play):
         show_experiment(base.paths.runs, "study")
 
 
-def test_an_experiment_through_real_processes(base, listener, monkeypatch):
-    """One combination trains, answers and is scored; the other fails at its training, and says why."""
+def test_an_experiment_through_real_processes(base, monkeypatch):
     monkeypatch.setenv("MEDVQA_TRAIN__MAX_STEPS", "999")
     short = make_settings({**to_tree(base), "train": {**to_tree(base)["train"], "max_steps": 2, "eval_fraction": 0.0}})
-    axes = grid(("model.options.patch_size", (12, 7)), ("seed", (5,)))
-    result = run_experiment(axes, short, progress=listener)
-    assert [(outcome.name, outcome.failed) for outcome in result.outcomes] == [("patch_size-12_seed5", ""),
-                                                                               ("patch_size-7_seed5", "train")]
-    assert any("model.options do not fit together" in line for line in listener.warnings)
-    manifest = json.loads((result.folder / "runs" / "patch_size-12_seed5" / "manifest.json").read_text())
+    result = run_experiment(grid(("seed", (5,))), short)
+    assert [(outcome.name, outcome.failed) for outcome in result.outcomes] == [("seed5", "")], result.outcomes
+    manifest = json.loads((result.folder / "runs" / "seed5" / "manifest.json").read_text())
     assert manifest["steps"] == 2, "variables of this process do not reach the jobs"
-    first, second = result.summary["combinations"]
-    assert 0 <= first["metrics"]["closed_accuracy"]["mean"] <= 1
-    assert second["metrics"] == {}
+    (row,) = result.summary["combinations"]
+    assert 0 <= row["metrics"]["closed_accuracy"]["mean"] <= 1
+
+
+@pytest.mark.slow
+def test_what_is_found_only_in_training_fails_there_with_its_error(base, listener):
+    """That the options of a model from scratch fit together is known once it is built."""
+    result = run_experiment(grid(("model.options.patch_size", (7,)), stages=("train",)), base, progress=listener)
+    assert [(outcome.failed, outcome.code) for outcome in result.failed] == [("train", 2)]
+    assert "error: model.options do not fit together" in listener.warnings[-1]
+    assert result.summary["combinations"][0]["metrics"] == {}
