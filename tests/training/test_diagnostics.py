@@ -78,9 +78,10 @@ def events_of(directory, kind):
 @pytest.mark.parametrize("packed", [True, False])
 def test_training_does_not_notice_the_probes(tiny_directory, picture_paths, tmp_path, packed):
     """With dropout on, the same losses and weights bit for bit: asked at every step by tree and by `generate`."""
-    probed = train(tiny_directory, picture_paths, tmp_path / "probed", TrackingSettings(probe_steps=1), packed=packed)
-    plain = train(tiny_directory, picture_paths, tmp_path / "plain", packed=packed)
-    assert len(events_of(tmp_path / "probed", "probe")) == STEPS
+    probed = train(tiny_directory, picture_paths, tmp_path / "probed", TrackingSettings(probe_steps=1), packed=packed,
+                   max_steps=4)
+    plain = train(tiny_directory, picture_paths, tmp_path / "plain", packed=packed, max_steps=4)
+    assert len(events_of(tmp_path / "probed", "probe")) == 4
     assert events_of(tmp_path / "plain", "probe") == []
     curves = [[event["loss"] for event in events_of(tmp_path / name, "log")] for name in ("probed", "plain")]
     assert curves[0] == curves[1]
@@ -97,8 +98,9 @@ def test_the_losses_would_show_a_disturbance(tiny_directory, picture_paths, tmp_
         return contextlib.nullcontext()
 
     monkeypatch.setattr("medvqa_cli.training.diagnostics.callback.undisturbed", draw)
-    train(tiny_directory, picture_paths, tmp_path / "probed", TrackingSettings(probe_steps=1), eval_fraction=0.0)
-    train(tiny_directory, picture_paths, tmp_path / "plain", eval_fraction=0.0)
+    short = {"eval_fraction": 0.0, "max_steps": 2}
+    train(tiny_directory, picture_paths, tmp_path / "probed", TrackingSettings(probe_steps=1), **short)
+    train(tiny_directory, picture_paths, tmp_path / "plain", **short)
     curves = [[event["loss"] for event in events_of(tmp_path / name, "log")] for name in ("probed", "plain")]
     assert curves[0][0] == curves[1][0]
     assert curves[0] != curves[1]
