@@ -51,7 +51,7 @@ def name_tag(tag: str) -> str:
 
 
 def build_summary(answers: Mapping[str, Any], calibration: Mapping[str, Any], warnings: Sequence[str]) -> Section:
-    """Return the section a reader sees first. `warnings` are those of the data analysis.
+    """Return the section a reader sees first. `warnings` are those of the data analysis and of the training.
 
     Raises:
         RunError: If the metrics have another shape.

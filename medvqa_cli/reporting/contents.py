@@ -62,11 +62,13 @@ def build_sections(contents: Contents, gallery: Gallery | None) -> list[Section]
 
 
 def list_warnings(contents: Contents) -> list[str]:
-    """Return what is known against the data: found before training, and where answers were made; each once."""
+    """Return what is known against data and training: found before it, in it, where answers were made; each once."""
     stated, _ = keep_stated(contents.metrics.get("answers", {}))
     protocols = [block["protocol"] for block in stated.values()]
     protocols.append(contents.metrics.get("calibration", {}).get("protocol") or {})
-    found = [*list_findings(contents.analysis), *contents.manifest.get("data", {}).get("warnings", ())]
+    manifest = contents.manifest
+    found = [*list_findings(contents.analysis), *manifest.get("data", {}).get("warnings", ()),
+             *manifest.get("warnings", ())]
     for protocol in protocols:
         found += protocol.get("inference", {}).get("data_warnings", ())
     return list(dict.fromkeys(found))

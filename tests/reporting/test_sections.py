@@ -11,6 +11,7 @@ from medvqa_cli.errors import RunError
 from medvqa_cli.reporting.answers import build_results, build_summary
 from medvqa_cli.reporting.blocks import Facts, Headlines, Note, Plots, Table
 from medvqa_cli.reporting.calibration import build_calibration
+from medvqa_cli.reporting.contents import Contents, list_warnings
 from medvqa_cli.reporting.data import build_data
 from medvqa_cli.reporting.provenance import build_provenance, flatten
 from medvqa_cli.reporting.training import build_training, read_curve
@@ -208,3 +209,9 @@ def test_settings_are_flattened_in_words():
                          "plugins": ["a.py"], "options": {}})) == [
         ("seed", "1"), ("train.lora.r", "16"), ("train.lora.targets", "none"), ("name", "none"), ("text", "(empty)"),
         ("plugins", '["a.py"]'), ("options", "none")]
+
+
+def test_a_warning_of_the_training_stands_in_the_summary():
+    contents = Contents("mine", manifest={"data": {"warnings": ["9 images leak."]},
+                                          "warnings": ["The model has collapsed at step 3 of 9."]})
+    assert list_warnings(contents) == ["9 images leak.", "The model has collapsed at step 3 of 9."]
