@@ -15,7 +15,7 @@ from medvqa_cli import plugins
 from medvqa_cli.errors import DataError
 from medvqa_cli.registry import load_file
 from medvqa_cli.settings.schema import make_settings
-from medvqa_cli.workflows import check_sanity
+from medvqa_cli.workflows import SanityScope, check_sanity
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -73,7 +73,7 @@ def test_an_installed_family_encodes_learns_and_answers(installed, tmp_path, mon
         monkeypatch.setattr(registry, "_loaded", {})
     settings = make_settings({"data": {"dataset": "two_discs"}, "model": {"family": "brief_llava"},
                               "paths": {"prepared": str(tmp_path)}})
-    checks = {check.name: check for check in check_sanity(settings, tiny=True)}
+    checks = {check.name: check for check in check_sanity(settings, SanityScope(tiny=True)).checks}
     assert [check for check in checks.values() if not check.passed] == []
     assert checks["load"].detail.startswith("brief_llava from a tiny random checkpoint")
     assert checks["data"].detail.startswith("two_discs: 9 test questions")

@@ -16,7 +16,7 @@ from medvqa_cli.errors import RunError, SettingsError
 from medvqa_cli.runs import open_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from medvqa_cli.cli.command import Call
     from medvqa_cli.cli.terminal import Terminal
@@ -44,7 +44,8 @@ OPTIONS = (
            panel=HOW_MUCH),
     Option("--keep-outputs", "Keep the temporary folder.", kind="switch", panel=HOW_MUCH),
 )
-FIXED = {"--mixture", "--scratch", "--epochs", "--max-steps", "--grad-accum", "--warmup", "--scheduler", "--workers"}
+FIXED = {"--mixture", "--scratch", "--epochs", "--max-steps", "--grad-accum", "--warmup", "--scheduler", "--workers",
+         "--save-total-limit"}
 """Options of a training that a short one sets itself."""
 LEARNING = tuple(option for option in (*CHECKS, *TRAINING) if option.flag not in FIXED)
 SHORT = {"image tokens": "tokens", "packing": "pack", "inference": "infer", "parameters": "params",
@@ -103,7 +104,8 @@ def _name_weights(call: Call) -> None:
         return
     run = open_run(call.runs, model)
     if run.weights is None:
-        raise RunError(f"Run '{run.name}' has no trained model yet.", f"Finish it: medvqa train sft --resume {run.name}")
+        raise RunError(f"Run '{run.name}' has no trained model yet.",
+                       f"Finish it with `medvqa train sft --resume {run.name}`.")
     call.assign("model.name", str(run.weights), "--model")
 
 
@@ -121,8 +123,8 @@ def print_report(terminal: Terminal, report: SanityReport) -> None:
     if len(models) > 1:
         print_matrix(terminal, report.checks, models)
         terminal.print()
-    print_faults(terminal, report.checks)
-    memory = f", at most {report.peak_memory / 2**30:.1f} GiB of memory" if report.peak_memory else ""
+    print_faults(terminal, report.checks, {check.title for check in listed})
+    memory = f", at most {report.peak_memory / 2**30:.1f} GiB of memory" if models and report.peak_memory else ""
     counts = {state: sum(check.state == state for check in report.checks) for state in CELLS}
     terminal.print(", ".join(f"{number} {state}" for state, number in counts.items() if number)
                    + f" in {format_seconds(report.seconds)}{memory}.")
@@ -152,13 +154,15 @@ def print_matrix(terminal: Terminal, checks: Iterable[Check], models: Sequence[s
         console.print(line, soft_wrap=True)
 
 
-def print_faults(terminal: Terminal, checks: Iterable[Check]) -> None:
-    """Print what went wrong, what helps, and what was noticed."""
+def print_faults(terminal: Terminal, checks: Iterable[Check], listed: Collection[str] = ()) -> None:
+    """Print what went wrong, unless it is listed already, what helps (the same advice once), and what was noticed."""
+    advised = {""}
     for check in checks:
-        if check.state == "failed":
+        if check.state == "failed" and check.title not in listed:
             terminal.print(f"{check.title} failed: {check.detail}")
-            if check.hint:
-                terminal.print(f"  {check.hint}")
+        if check.hint not in advised:
+            terminal.print(f"{check.title}: {check.hint}" if check.title in listed else f"  {check.hint}")
+        advised.add(check.hint)
         for warning in check.warnings:
             terminal.warn(f"{check.title}: {warning}")
 

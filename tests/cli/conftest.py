@@ -21,15 +21,6 @@ from medvqa_cli.settings.schema import make_settings, to_tree
 
 
 @dataclass
-class Check:
-    """As the sanity check returns them."""
-
-    name: str
-    passed: bool
-    detail: str
-
-
-@dataclass
 class QuickstartResult:
     """As the quickstart returns it."""
 
@@ -41,7 +32,6 @@ class QuickstartResult:
 
 CALIBRATION = {"intervals": {}, "bin_data": [], "num_questions": 2, "num_samples": 100, "ece": 0.125,
                "protocol": {"dataset": "slake", "split": "test"}}
-CHECKS = [Check("data", True, "fine"), Check("load", False, "no such file")]
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +99,7 @@ def workflows(monkeypatch, tmp_path) -> list[SimpleNamespace]:
     answers = {
         "train": {"train_sft": run}, "infer": {"infer_split": run, "infer_image": []},
         "evaluate": {"evaluate_answers": {"accuracy": 0.5}}, "calibrate": {"evaluate_calibration": (run, CALIBRATION)},
-        "report": {"write_report": run.report}, "sanity": {"check_sanity": CHECKS},
+        "report": {"write_report": run.report},
         "quickstart": {"run_quickstart": QuickstartResult(run, run.report, [("Closed", "0.95", "0.5 guessed")], 65.0)},
     }
     run.path.mkdir(parents=True)

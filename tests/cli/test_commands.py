@@ -208,16 +208,6 @@ def test_dry_run_of_the_rest_calls_no_workflow(medvqa, workflows, make_run, line
     assert result.stderr.startswith("Would write ")
 
 
-def test_a_failed_sanity_check_is_shown_and_fails(medvqa, workflows):
-    result = medvqa("sanity-check", "--tiny", "--family", "llava")
-    call = only(workflows)
-    assert (call.tiny, call.basic, call.arguments[0].model.family) == (True, False, "llava")
-    assert result.exit_code == 1
-    assert [line.split()[:2] for line in result.stdout.splitlines()] == [
-        ["check", "result"], ["data", "ok"], ["load", "FAILED"]]
-    assert result.stderr == "error: 1 of 2 checks failed: load.\n"
-
-
 def test_gpu_is_chosen_before_the_workflow_runs(medvqa, workflows, monkeypatch):
     import os
     import sys

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import TYPE_CHECKING
 
-from medvqa_cli.scoring.answers import normalize_answer, parse_yes_no
+from medvqa_cli.scoring.answers import is_yes_no
+from medvqa_cli.scoring.collapse import find_top_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MIN_ANSWERS = 10
-MAX_SHARE = 0.9
+    from medvqa_cli.records import Prediction
+
 MEMORY = ("Out of memory: lower what is kept at once: --lora-r 4, --batch-size 1 (more --grad-accum in training makes "
           "up for it), --gradient-checkpointing, --quantization 4bit, smaller pictures, or a smaller model; `medvqa "
           "models info NAME` estimates what is needed.")
@@ -42,7 +42,7 @@ CLASSICS = (
     (r"missing[ _]keys|newly initialized", NOT_LOADED),
     (r"index out of range in self|device-side assert", BEYOND_EMBEDDING),
     (r"same dtype|expected scalar type|not implemented for 'Half'", MIXED_FORMATS),
-    (r"\bnan\b|\binf\b|not finite", NOT_FINITE),
+    (r"\bnan\b|\binf\b|invalid multinomial|not finite", NOT_FINITE),
 )
 """What an error says, as a regular expression, and what helps against it; the first that matches counts."""
 
@@ -53,23 +53,18 @@ def advise(error: BaseException) -> str:
     return next((help_ for pattern, help_ in CLASSICS if re.search(pattern, said, re.IGNORECASE | re.DOTALL)), "")
 
 
-def find_collapse(answers: Iterable[tuple[str, str, int]]) -> str:
-    """Return a warning if a model gives nearly always one answer to yes/no questions, else an empty text.
+def find_collapse(predictions: Iterable[Prediction]) -> str:
+    """Return a warning if a model gives nearly one answer to all yes/no questions (`TopAnswer.is_collapse`).
 
-    That is: the most frequent one has a share over 0.9 of at least 10 answers, where the truth is not always the same.
-
-    Args:
-        answers: Gold answer, the model's answer, and how often it was given; others than yes/no questions do not count.
+    Where answers were sampled, each counts.
     """
-    asked = [(truth, answer, count) for gold, answer, count in answers if (truth := parse_yes_no(gold))]
-    given: Counter[str] = Counter()
-    for _, answer, count in asked:
-        given[parse_yes_no(answer) or normalize_answer(answer)] += count
-    total = given.total()
-    if total < MIN_ANSWERS or len({truth for truth, _, _ in asked}) < 2:
+    pairs: list[tuple[str, str]] = []
+    for prediction in predictions:
+        if is_yes_no(prediction.sample.answer):
+            drawn = [text for answer in prediction.samples for text in [answer.text] * answer.count]
+            pairs += [(prediction.sample.answer, text) for text in drawn or [prediction.answer]]
+    top = find_top_answer(pairs)
+    if top is None or not top.is_collapse:
         return ""
-    ((answer, count),) = given.most_common(1)
-    if count <= MAX_SHARE * total:
-        return ""
-    return (f"The model has collapsed: {count} of {total} answers to yes/no questions are '{answer}'. What helps: "
-            f"{COLLAPSE}")
+    return (f"The model has collapsed: {top.share:.0%} of {top.total} answers to yes/no questions are '{top.answer}', "
+            f"which is the truth of at most {top.gold_share:.0%}. What helps: {COLLAPSE}")

@@ -93,8 +93,9 @@ class Bench:
         """Let the loaded model go, and its memory."""
         self.loaded = None
         gc.collect()
-        if "torch" in sys.modules:
-            sys.modules["torch"].cuda.empty_cache()
+        if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_available():
+            cuda.empty_cache()
+            cuda.reset_peak_memory_stats()
 
     def check_image_tokens(self) -> str:
         """Compare, for pictures of two shapes, the prompt's image tokens with the features the model makes.

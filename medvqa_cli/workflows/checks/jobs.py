@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from medvqa_cli.settings.schema import Settings
     from medvqa_cli.workflows.checks.bench import Bench
 
-STEP_NAMES = ("load", "image tokens", "packing", "inference", "parameters", "training", "adapter", "calibration")
 GIB = 2**30
 
 
@@ -122,22 +121,19 @@ class Jobs:
 
     def _warn_of_collapse(self, predictions: Sequence[Prediction]) -> None:
         """Warn if the answers are nearly all the same; random weights know no better."""
-        if self.bench.subject.tiny:
-            return
-        answers = [(row.sample.answer, drawn.text, drawn.count) for row in predictions for drawn in row.samples]
-        answers = answers or [(row.sample.answer, row.answer, 1) for row in predictions]
-        if warning := find_collapse(answers):
+        if not self.bench.subject.tiny and (warning := find_collapse(predictions)):
             self.bench.listener.warn(warning)
 
 
 def list_steps(bench: Bench) -> list[Step]:
     """Return the steps of a model within its scope, each with those it needs."""
     jobs, scope = Jobs(bench), bench.scope
+    seen = ("load", "image tokens")
     steps = [Step("load", bench.load), Step("image tokens", bench.check_image_tokens, ("load",)),
-             Step("packing", bench.compare_packing, ("load",)), Step("inference", jobs.answer, ("data", "load")),
+             Step("packing", bench.compare_packing, seen), Step("inference", jobs.answer, ("data", *seen)),
              Step("parameters", bench.count_parameters, ("load",)),
-             Step("training", jobs.train, ("data", "load", "parameters")),
-             Step("adapter", jobs.load_again, ("training",)), Step("calibration", jobs.calibrate, ("data", "load"))]
+             Step("training", jobs.train, ("data", *seen, "parameters")),
+             Step("adapter", jobs.load_again, ("training",)), Step("calibration", jobs.calibrate, ("data", *seen))]
     left_out = {*(("training", "adapter") if scope.inference_only else ()),
                 *(("calibration",) if scope.skip_calibration else ())}
     return [step for step in steps if step.name not in left_out]

@@ -49,7 +49,7 @@ class Check:
     @property
     def title(self) -> str:
         """The step and whose it is."""
-        return f"{self.model}, {self.name}" if self.model else self.name
+        return f"{self.model}: {self.name}" if self.model else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def run_step(step: Step, done: Mapping[str, Check], listener: Listener, model: s
         model: Whose step it is.
     """
     if cause := find_cause(step, done):
-        return Check(name=step.name, state="not run", detail=f"not run: {cause} failed", model=model)
+        return Check(name=step.name, state="not run", detail=f"{cause} failed", model=model)
     listener.warnings.clear()
     start = time.perf_counter()
     outcome = _attempt(step)
@@ -128,7 +128,7 @@ def find_cause(step: Step, done: Mapping[str, Check]) -> str:
         if check and check.state == "failed":
             return need
         if check and check.state == "not run":
-            return check.detail.removeprefix("not run: ").removesuffix(" failed")
+            return check.detail.removesuffix(" failed")
     return ""
 
 
@@ -137,15 +137,17 @@ def _attempt(step: Step) -> dict[str, Any]:
         return {"state": "passed", "detail": step.run()}
     except NotApplicableError as reason:
         return {"state": "skipped", "detail": str(reason)}
-    except (FaultError, MedVQAError) as error:
+    except FaultError as error:
+        return {"state": "failed", "detail": error.message, "hint": error.hint}
+    except MedVQAError as error:
         return {"state": "failed", "detail": error.message, "hint": " ".join(filter(None, (error.hint, advise(error))))}
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a model may fail in any way, and hides no other
         return {"state": "failed", "detail": describe(error), "hint": advise(error)}
 
 
 def describe(error: BaseException) -> str:
-    """Return an unexpected error in one line: its type, what it says, and the line of code that raised it."""
+    """Return an unexpected error in one line: its type, what it says, and the line of code, above torch, it is from."""
     said = " ".join(str(error).split())[:300] or "no message"
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {said}{where}"
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    file, line = next((place for place in reversed(frames) if "torch" not in place[0].parts), frames[-1])
+    return f"{type(error).__name__}: {said} ({file.parent.name}/{file.name}, line {line})"

@@ -20,6 +20,8 @@ TINY_RATE = 5e-3
 TINY_TOKENS = 8
 """Most tokens of an answer of random weights, which know no end."""
 RESAMPLES = 100
+NO_DIAGNOSTICS = {"report_to": (), "probe_questions": 0, "histogram_steps": 0, "image_steps": 0, "text_previews": 0,
+                  "length_questions": 0}
 
 
 def portion_data(settings: Settings, scope: SanityScope, folder: Path) -> Settings:
@@ -41,7 +43,8 @@ def portion_training(settings: Settings, scope: SanityScope, *, tiny: bool) -> S
              "eval_fraction": 1 / STEPS, "eval_questions": scope.train_samples, "save_fraction": 0.0, "workers": 0}
     return _change(settings, {
         "data": {"limit": _bound(settings, scope.train_samples), "validation_split": split},
-        "train": train | ({"learning_rate": TINY_RATE} if tiny else {})})
+        "train": train | ({"learning_rate": TINY_RATE} if tiny else {}),
+        "tracking": NO_DIAGNOSTICS})
 
 
 def portion_inference(settings: Settings, scope: SanityScope, *, tiny: bool) -> Settings:
