@@ -56,7 +56,7 @@ def test_the_commands_run(home):
     lines = sorted(commands("run"), key=lambda line: not line.startswith("medvqa data"))
     assert len(lines) > 10
     for line in lines:
-        typed = line.replace("runs show quickstart", "runs show quickstart-quick")
+        typed = re.sub("(show|watch) quickstart", r"\1 quickstart-quick", line)
         done = run(typed.replace("examples/", f"{REPOSITORY}/examples/"), home)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
