@@ -29,7 +29,7 @@ _HOMES = {
     "medvqa_cli.workflows.evaluate": ("evaluate_answers",),
     "medvqa_cli.workflows.calibrate": ("evaluate_calibration",),
     "medvqa_cli.workflows.report": ("write_report",),
-    "medvqa_cli.workflows.sanity": ("check_sanity",),
+    "medvqa_cli.workflows.sanity": ("check_sanity", "SanityScope"),
     "medvqa_cli.workflows.convert": ("convert_checkpoint",),
     "medvqa_cli.workflows.quickstart": ("run_quickstart",),
     "medvqa_cli.workflows.hardware": ("choose_gpu",),
