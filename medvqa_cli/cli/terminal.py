@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from medvqa_cli.workflows.launch import process_number
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -55,6 +57,8 @@ class Terminal:
         Raises:
             OSError: If the log file cannot be opened.
         """
+        if process_number():  # the main process speaks for all that train together
+            quiet, verbose, json_output, log_file = True, False, False, None
         self.quiet, self.verbose, self.json, self.log_path = quiet, verbose, json_output, log_file
         if log_file is not None:
             log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +110,8 @@ class Terminal:
     def say_always(self, message: str) -> None:
         """Show one line, even if quiet."""
         self.log(message)
-        self._print_label("", "", message)
+        if process_number() == 0:
+            self._print_label("", "", message)
 
     def debug(self, message: str) -> None:
         """Log a line, and show it if verbose."""
@@ -117,12 +122,13 @@ class Terminal:
     def warn(self, message: str) -> None:
         """Show one line that the user should not miss."""
         self.log(f"warning: {message}")
-        self._print_label("warning: ", "bold yellow", message)
+        if process_number() == 0:
+            self._print_label("warning: ", "bold yellow", message)
 
     def fail(self, error: MedVQAError) -> None:
         """Show an error and its hint."""
         self.log(f"error: {error.message}")
-        self._print_label("error: ", "bold red", error.message)
+        self._print_label(f"{_name_process()}error: ", "bold red", error.message)
         if error.hint:
             self.log(f"hint: {error.hint}")
             self._print_label("hint: ", "bold", error.hint)
@@ -132,7 +138,7 @@ class Terminal:
         text = "".join(traceback.format_exception(error))
         path = self._write_traceback(text)
         summary = " ".join(str(error).split())
-        self._print_label("error: ", "bold red",
+        self._print_label(f"{_name_process()}error: ", "bold red",
                           f"{type(error).__name__}: {summary[:300] or 'no message'}. This is a bug in medvqa or in a "
                           f"library under it; the traceback is in '{path}'.")
 
@@ -217,6 +223,10 @@ class Terminal:
         if self._log is not None:
             self._log.close()
             self._log = None
+
+
+def _name_process() -> str:
+    return f"process {process_number()}: " if process_number() else ""
 
 
 class _LibraryHandler(logging.Handler):

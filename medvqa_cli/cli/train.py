@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from medvqa_cli.cli.command import command
@@ -22,9 +23,12 @@ INIT_FROM = Option("--init-from", "Start from this finished run's weights.", met
 
 command(app, "watch", *OPTIONS)(watch_run)
 
+PROCESSES = Option("--num-processes", "Train in N processes on this machine; each takes a GPU where there are any.",
+                   metavar="N", panel="Training")
 
-@command(app, "sft", *DATA, *CHECKS, *PRESENTATION, *MODEL, *TRAINING, *TRACKING, SEED, NAME, RESUME, INIT_FROM,
-         DRY_RUN)
+
+@command(app, "sft", *DATA, *CHECKS, *PRESENTATION, *MODEL, *TRAINING, *TRACKING, PROCESSES, SEED, NAME, RESUME,
+         INIT_FROM, DRY_RUN)
 def train_sft(call: Call) -> None:
     """Fine-tune a model by supervised learning: LoRA for a checkpoint, everything for a model from scratch."""
     from medvqa_cli.cli.runs import describe_run
@@ -33,9 +37,22 @@ def train_sft(call: Call) -> None:
     if call.is_on("dry_run"):
         _plan(call)
         return
+    if _launch(call):
+        return
     run = _train(call)
     if not call.answer_json(describe_run(run)):
         call.progress.say(f"Trained: {run.weights}. Next: medvqa infer --run {run.name}")
+
+
+def _launch(call: Call) -> bool:
+    """Hand the same command to several processes if they are asked for; return whether that was done."""
+    from medvqa_cli.workflows.launch import count_wanted, launch
+
+    processes = count_wanted(call.count("num_processes", 0), call.text("gpu"))
+    if processes > 1:
+        _ = call.settings  # what is wrong with them is said once
+        launch(sys.argv[1:], processes)
+    return processes > 1
 
 
 def _train(call: Call) -> Run:

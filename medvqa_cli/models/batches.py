@@ -104,9 +104,10 @@ def find_token_losses(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, 
     Logits are computed only where some row of the batch has a label: a large vocabulary is not multiplied with
     image and question tokens.
     """
-    inputs = fit_inputs(model, batch)
+    inner = getattr(model, "module", model)  # of a model whose gradients several processes share
+    inputs = fit_inputs(inner, batch)
     targets = inputs.pop("labels")
-    if getattr(model.config.get_text_config(), "is_encoder_decoder", False):
+    if getattr(inner.config.get_text_config(), "is_encoder_decoder", False):
         logits = model(**inputs, labels=targets).logits
     else:
         targets = targets[:, 1:]

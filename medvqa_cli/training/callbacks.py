@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from medvqa_cli.training.processes import agree
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -123,7 +125,8 @@ class GracefulStop(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
                     **kwargs: Any) -> None:
-        """Stop after this step if asked to."""
+        """Stop after this step if any process was asked to."""
+        self.requested = agree(self.requested)
         if self.requested:
             control.should_save = True
             control.should_training_stop = True

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from transformers import TrainingArguments
 
+from medvqa_cli.models.adapters import count_parameters
 from medvqa_cli.models.batches import build_batch, sum_answer_loss, to_device
+from medvqa_cli.models.placement import count_processes
 from medvqa_cli.models.quantization import find_quantization
 from medvqa_cli.training.callbacks import BatchWatcher, EventLog, GracefulStop, ProgressDisplay
 from medvqa_cli.training.order import Block, SampleBlocks, TrainingOrder, group_by_image
@@ -72,13 +73,18 @@ class SFTTrainer(ResumableTrainer):
             loss, count = sum_answer_loss(self.model, to_device(batch, self.model))
             total, tokens = total + loss.item(), tokens + int(count)
         self.model.train()
+        if self.accelerator.num_processes > 1:
+            sums = torch.tensor([total, tokens], dtype=torch.float64, device=self.args.device)
+            total, tokens = self.accelerator.reduce(sums).tolist()
         metrics = {"eval_loss": total / max(tokens, 1)}
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _validation_batches(self) -> DataLoader[Any]:
-        return DataLoader(self.eval_dataset, batch_size=self.args.per_device_eval_batch_size,
+        """Return this process's share of the validation questions."""
+        share = range(self.args.process_index, len(self.eval_dataset), self.args.world_size)
+        return DataLoader(Subset(self.eval_dataset, share), batch_size=self.args.per_device_eval_batch_size,
                           collate_fn=self.data_collator)
 
 
@@ -114,8 +120,12 @@ class TrainingPlan:
         return 1 if self.block else self.settings.batch_size
 
 
-def build_trainer(plan: TrainingPlan, events: JsonlWriter, progress: Progress) -> tuple[SFTTrainer, GracefulStop]:
-    """Return a trainer ready to train, and the callback that knows whether it was stopped."""
+def build_trainer(plan: TrainingPlan, events: JsonlWriter | None,
+                  progress: Progress) -> tuple[SFTTrainer, GracefulStop]:
+    """Return a trainer ready to train, and the callback that knows whether it was stopped.
+
+    Of several processes only the main one has `events`.
+    """
     stop = GracefulStop(progress)
     order = TrainingOrder(plan.train_samples, plan.max_questions, seed=plan.seed, block=plan.block)
     per_step = plan.batch_size * plan.settings.gradient_accumulation * count_processes()
@@ -128,7 +138,7 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter, progress: Progress) -
         data_collator=Collator(plan.encoder, plan.packed, plan.settings.pack_tokens),
         train_dataset=order,
         eval_dataset=SampleBlocks(validation),
-        callbacks=[EventLog(events, per_step / order.per_epoch), ProgressDisplay(progress), stop,
+        callbacks=[*([EventLog(events, per_step / order.per_epoch)] if events else []), ProgressDisplay(progress), stop,
                    *plan.callbacks],
     )
     _remove_default_printers(trainer)
@@ -144,11 +154,6 @@ def count_steps(settings: TrainSettings, per_epoch: int, per_step: int) -> int:
         per_step: Blocks in an optimiser step, of all its forward passes and processes.
     """
     return settings.max_steps or max(1, math.ceil(settings.epochs * per_epoch / per_step))
-
-
-def count_processes() -> int:
-    """Return the processes that train together, as their launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _training_arguments(plan: TrainingPlan, steps: int) -> TrainingArguments:
@@ -178,6 +183,7 @@ def _training_arguments(plan: TrainingPlan, steps: int) -> TrainingArguments:
         dataloader_num_workers=settings.workers,
         dataloader_pin_memory=parameter.is_cuda,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=_may_skip_parameters(plan),
         label_names=["labels"],
         use_cpu=parameter.device.type == "cpu",
         bf16=parameter.is_cuda and find_quantization(plan.model) != "none",
@@ -186,6 +192,15 @@ def _training_arguments(plan: TrainingPlan, steps: int) -> TrainingArguments:
         seed=plan.seed,
         data_seed=plan.seed,
     )
+
+
+def _may_skip_parameters(plan: TrainingPlan) -> bool:
+    """Return whether a step may leave trained parameters without a gradient.
+
+    The last layers of a vision tower whose features are taken before them always are; without an image all of it is.
+    """
+    parts = count_parameters(plan.model, plan.encoder.family.layout)
+    return any(trained for part, (trained, _) in parts.items() if part in {"vision tower", "projector"})
 
 
 def _interval(fraction: float, steps: int) -> int:

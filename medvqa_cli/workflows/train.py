@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.errors import DataError, RunError, SettingsError
+from medvqa_cli.errors import DataError, RunError
 from medvqa_cli.progress import SILENT, Progress
-from medvqa_cli.records import JsonlWriter, write_json
-from medvqa_cli.runs import Run, create_run, now, open_run
+from medvqa_cli.records import write_json
+from medvqa_cli.runs import Run, create_run, open_run
 from medvqa_cli.settings.schema import Settings, make_settings, to_tree
 from medvqa_cli.workflows.analysis import DataCheck, check_data
 from medvqa_cli.workflows.data import load_presented, load_samples, open_data
+from medvqa_cli.workflows.fitting import Job, fit
 from medvqa_cli.workflows.mixtures import check_mixture, fingerprint_mixture, load_mixed_validation, load_mixture
 from medvqa_cli.workflows.models import (
     ModelChoice,
-    build_encoder,
     build_scratch,
     choose_model,
     describe_model,
     load_choice,
     recall_choice,
 )
-from medvqa_cli.workflows.tracking import build_diagnostics, check_tracking, wants_validation
+from medvqa_cli.workflows.tracking import check_tracking, wants_validation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.models.protocol import LoadedModel
     from medvqa_cli.records import VQASample
-    from medvqa_cli.training.sft import SFTTrainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +65,66 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
         MedVQAError: On bad settings, data or model.
         KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
     """
-    if resume:
-        return _resume_run(open_run(settings.paths.runs, resume), settings, progress)
+    from medvqa_cli.training.processes import follow, join, leave
+
+    if dry_run:
+        return _check_start(settings, name, init_from, progress)
+    jobs: list[Job] = []
+
+    def begin() -> Path:
+        old = open_run(settings.paths.runs, resume) if resume else None
+        if old and old.weights:
+            progress.say(f"Run '{old.name}' is finished; there is nothing to resume.")
+            return old.path
+        jobs.append(_reopen_run(old, settings, progress) if old else _begin_run(settings, name, init_from, progress))
+        return jobs[0].run.path
+
+    join()
+    try:
+        run = Run(follow(begin))
+        if run.weights:
+            return run
+        return fit(jobs[0] if jobs else _reopen_run(run, settings, progress), progress)
+    finally:
+        leave()
+
+
+def _check_start(settings: Settings, name: str | None, init_from: str | None, progress: Progress) -> Run:
+    """Check everything that can be checked without loading a model; return the run that would be made."""
+    source = _find_source(settings, init_from)
+    settings = _fix_mixture(settings)
+    load_training_data(settings, progress)
+    _check_choice(settings, source)
+    return Run(settings.paths.runs / (name or _name_run(settings)))
+
+
+def _find_source(settings: Settings, init_from: str | None) -> Run | None:
     source = open_run(settings.paths.runs, init_from) if init_from else None
     if source and source.weights is None:
         raise RunError(f"Run '{source.name}' has no trained weights to start from.", "Name a finished run.")
     _check_tuning(settings)
     check_tracking(settings)
-    settings = _fix_mixture(settings)
-    check = DataCheck("dry run", ()) if dry_run else _check(settings, progress)
-    data = load_training_data(settings, progress)
+    return source
+
+
+def _check_choice(settings: Settings, source: Run | None) -> None:
     if source is None and not settings.model.scratch:
         choose_model(settings)
-    if dry_run:
-        return Run(settings.paths.runs / (name or _name_run(settings)))
+
+
+def _begin_run(settings: Settings, name: str | None, init_from: str | None, progress: Progress) -> Job:
+    """Make a new run: its folder, its data, its model."""
+    from medvqa_cli.models.placement import count_processes
+
+    source = _find_source(settings, init_from)
+    settings = _fix_mixture(settings)
+    check = _check(settings, progress)
+    data = load_training_data(settings, progress)
+    _check_choice(settings, source)
     run = create_run(settings.paths.runs, name or _name_run(settings))
     progress.say(f"Run: {run.path}")
     write_json(run.settings, to_tree(settings))
-    run.update_manifest(data=_describe_data(settings, data) | describe_check(check, data))
+    run.update_manifest(data=_describe_data(settings, data) | describe_check(check, data), processes=count_processes())
     if check.analysis:
         write_json(run.path / "analysis.json", check.analysis)
     try:
@@ -96,7 +135,7 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
         shutil.rmtree(run.path)  # nothing has been trained: an empty run would only be in the way
         raise
     run.update_manifest(model=describe_model(loaded), init_from=source.name if source else None)
-    return _train(run, settings, data, loaded, progress)
+    return Job(run, settings, data, loaded)
 
 
 def _fix_mixture(settings: Settings) -> Settings:
@@ -137,14 +176,13 @@ def _load_validation(settings: Settings, progress: Progress) -> list[VQASample]:
     return []
 
 
-def _resume_run(run: Run, settings: Settings, progress: Progress) -> Run:
+def _reopen_run(run: Run, settings: Settings, progress: Progress) -> Job:
+    """Load what an unfinished run began with."""
     stored = make_settings({**run.read_json("settings.json"), "paths": to_tree(settings.paths)})
-    if run.weights:
-        progress.say(f"Run '{run.name}' is finished; there is nothing to resume.")
-        return run
     manifest = run.read_json("manifest.json")
     if "model" not in manifest:
         raise RunError(f"Run '{run.name}' stopped before its model was loaded.", "Start it again without --resume.")
+    _check_processes(run, manifest.get("processes", 1))
     check_tracking(stored)
     data = load_training_data(stored, progress)
     found, wanted = _describe_data(stored, data), manifest["data"]
@@ -155,7 +193,17 @@ def _resume_run(run: Run, settings: Settings, progress: Progress) -> Run:
     choice = _start_from(source) if source else recall_choice(manifest["model"])
     loaded = load_choice(choice, stored, progress, trainable=True)
     loaded.model = _adapt(loaded, stored)
-    return _train(run, stored, data, loaded, progress)
+    return Job(run, stored, data, loaded)
+
+
+def _check_processes(run: Run, wanted: int) -> None:
+    """Refuse another number of processes: a step would see other questions than before."""
+    from medvqa_cli.models.placement import count_processes
+
+    if count_processes() != wanted:
+        number = "1 process" if wanted == 1 else f"{wanted} processes"
+        raise RunError(f"Run '{run.name}' was begun with {number}, and this is {count_processes()}.",
+                       f"medvqa train sft --resume {run.name} --num-processes {wanted}")
 
 
 def _start_from(source: Run) -> ModelChoice:
@@ -166,41 +214,6 @@ def _prepare_choice(settings: Settings, samples: Sequence[VQASample], run: Run) 
     if settings.model.scratch:
         return build_scratch(settings, samples, run.path / "initial")
     return choose_model(settings)
-
-
-def _train(run: Run, settings: Settings, data: TrainingData, loaded: LoadedModel, progress: Progress) -> Run:
-    from medvqa_cli.models.adapters import count_parameters, describe_parameters
-    from medvqa_cli.training.checkpoints import drop_events, explained_full_disk, find_last_checkpoint, read_step
-    from medvqa_cli.training.sft import TrainingPlan, build_trainer
-
-    model = loaded.model
-    parts = count_parameters(model, loaded.family.layout)
-    progress.say(describe_parameters(parts))
-    encoder = build_encoder(loaded, settings, cache_mb=settings.train.image_cache_mb)
-    packed = decide_packing(settings, loaded, encoder, data.train, progress)
-    checkpoint = find_last_checkpoint(run.checkpoints, progress)
-    drop_events(run.events, after=read_step(checkpoint) if checkpoint else 0)
-    with JsonlWriter(run.events) as events:
-        diagnostics = build_diagnostics(run, settings, loaded, data, events=events, progress=progress)
-        plan = TrainingPlan(model, encoder, data.train, data.validation, packed, settings.train, settings.seed,
-                            run.checkpoints, data.block, (diagnostics,))
-        trainer, stop = build_trainer(plan, events, progress)
-        run.update_manifest(started=now(), packed=packed, parameters=parts)
-        start = time.perf_counter()
-        try:
-            with explained_full_disk(run.name):
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        finally:
-            stop.release()
-            diagnostics.close()
-    if stop.requested:
-        progress.warn(f"Stopped. Continue with: medvqa train sft --resume {run.name}")
-        raise KeyboardInterrupt
-    with explained_full_disk(run.name):
-        _save(run, trainer, loaded, is_adapter=hasattr(model, "peft_config"))
-    run.update_manifest(finished=now(), train_seconds=round(time.perf_counter() - start, 1),
-                        steps=trainer.state.global_step)
-    return run
 
 
 def _check_tuning(settings: Settings) -> None:
@@ -226,47 +239,6 @@ def _adapt(loaded: LoadedModel, settings: Settings) -> Any:
         check_continuation(loaded.model, layout, settings.train)
         return loaded.model
     return prepare_training(loaded.model, layout, settings.train, lora=_trains_adapters(settings))
-
-
-def decide_packing(settings: Settings, loaded: LoadedModel, encoder: SampleEncoder, samples: Sequence[VQASample],
-                   progress: Progress) -> bool:
-    """Return whether to pack: as set, as the family allows, and only if a first batch gives the plain loss.
-
-    Raises:
-        SettingsError: If packing is `on` and the family does not allow it.
-    """
-    from medvqa_cli.models.batches import compare_packed_loss
-    from medvqa_cli.training.order import group_by_image
-
-    if settings.train.packing == "off" or settings.model.attention == "flash":
-        return False
-    if not loaded.family.capabilities.packs:
-        if settings.train.packing == "on":
-            raise SettingsError(f"train.packing is 'on', but the family '{loaded.family_name}' cannot share an image "
-                                "between questions.", "Use packing 'auto' or 'off'.")
-        progress.say(f"The family '{loaded.family_name}' cannot share an image between questions: plain batches.")
-        return False
-    group = max(group_by_image(samples, 4), key=len)
-    plain, packed = compare_packed_loss(loaded.model, encoder, group)
-    facts = describe_model(loaded)
-    tolerance = 1e-3 if facts["dtype"] == "float32" and "quantization" not in facts else 3e-2
-    if abs(plain - packed) > tolerance * max(abs(plain), 1e-6):
-        progress.warn(f"Packing is off: on a first batch the packed loss {packed:.6f} differs from the plain loss "
-                      f"{plain:.6f}. Please report this model.")
-        return False
-    return True
-
-
-def _save(run: Run, trainer: SFTTrainer, loaded: LoadedModel, *, is_adapter: bool) -> None:
-    """Write the weights beside the processor in one step, so that a kill leaves no half model."""
-    from medvqa_cli.training.checkpoints import publish_folder
-
-    target = run.path / ("adapter" if is_adapter else "model")
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    trainer.model.save_pretrained(part)
-    loaded.processor.save_pretrained(part)
-    publish_folder(part, target)
 
 
 def describe_check(check: DataCheck, data: TrainingData) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def test_gpu_is_chosen_before_the_workflow_runs(medvqa, workflows, monkeypatch):
     import sys
 
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    assert medvqa("train", "sft", "--gpu", "1,2").exit_code == 0
+    assert medvqa("train", "sft", "--gpu", "1,2", "--num-processes", "1").exit_code == 0
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1,2"
     result = medvqa("train", "sft", "--gpu", "first")
     assert (result.exit_code, len(workflows)) == (2, 1)

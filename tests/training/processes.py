@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -35,8 +36,12 @@ def write_config(home: Path, **train) -> Path:
     return config
 
 
-def run_command(arguments: list[str], home: str, fault: tuple[str, int] | None) -> None:
-    """Run a command line as `python -m medvqa_cli` would, its messages in `home`/messages; the target of a process."""
+def run_command(arguments: list[str], home: str, fault: tuple[str, int] | None, environment: dict[str, str]) -> None:
+    """Run a command line as `python -m medvqa_cli` would; the target of a process.
+
+    Its messages go to `home`/messages, those of a second process to `home`/messages-1.
+    """
+    os.environ.update(environment)
     import torch
 
     from medvqa_cli.__main__ import main
@@ -44,7 +49,7 @@ def run_command(arguments: list[str], home: str, fault: tuple[str, int] | None) 
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not started by another's server
     torch.set_num_threads(1)
     os.chdir(home)
-    stream = os.open("messages", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    stream = os.open(name_messages(environment), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
@@ -72,11 +77,27 @@ def die_at(name: str, count: int) -> None:
     setattr(owner, attribute, guarded)
 
 
-def start(home: Path, *arguments: str, fault: tuple[str, int] | None = None):
+def start(home: Path, *arguments: str, fault: tuple[str, int] | None = None, environment: dict[str, str] | None = None):
     """Start `medvqa ARGUMENTS` in a process of its own."""
-    process = CONTEXT.Process(target=run_command, args=(list(arguments), str(home), fault))
+    process = CONTEXT.Process(target=run_command, args=(list(arguments), str(home), fault, environment or {}))
     process.start()
     return process
+
+
+def start_team(home: Path, *arguments: str, size: int = 2) -> list:
+    """Start `medvqa ARGUMENTS` in several processes that train together, as torchrun would."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    return [start(home, *arguments, environment={"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+                                                 "MASTER_ADDR": "localhost", "MASTER_PORT": port})
+            for rank in range(size)]
+
+
+def name_messages(environment: dict[str, str]) -> str:
+    """Return the file of a process's messages."""
+    rank = environment.get("RANK", "0")
+    return "messages" if rank == "0" else f"messages-{rank}"
 
 
 def finish(process, home: Path, code: int = 0) -> str:

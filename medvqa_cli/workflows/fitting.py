@@ -1,0 +1,145 @@
+"""From a run made ready to its trained weights: one process does it, or several together."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from medvqa_cli.errors import SettingsError
+from medvqa_cli.records import JsonlWriter
+from medvqa_cli.runs import now
+from medvqa_cli.workflows.models import build_encoder, describe_model
+from medvqa_cli.workflows.tracking import build_diagnostics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medvqa_cli.models.encoding import SampleEncoder
+    from medvqa_cli.models.protocol import LoadedModel
+    from medvqa_cli.progress import Progress
+    from medvqa_cli.records import VQASample
+    from medvqa_cli.runs import Run
+    from medvqa_cli.settings.schema import Settings
+    from medvqa_cli.training.sft import SFTTrainer
+    from medvqa_cli.workflows.train import TrainingData
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run ready to be trained."""
+
+    run: Run
+    settings: Settings
+    data: TrainingData
+    loaded: LoadedModel
+
+
+def fit(job: Job, progress: Progress) -> Run:
+    """Train a job's model from its last checkpoint, or from the start, and write the weights.
+
+    Of several processes only the main one writes and speaks.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
+    """
+    from medvqa_cli.models.adapters import count_parameters, describe_parameters
+    from medvqa_cli.training.processes import explained_loss, follow, is_main
+
+    run, loaded = job.run, job.loaded
+    parts = count_parameters(loaded.model, loaded.family.layout)
+    progress.say(describe_parameters(parts))
+    encoder = build_encoder(loaded, job.settings, cache_mb=job.settings.train.image_cache_mb)
+    with explained_loss(run.name):
+        packed = follow(lambda: decide_packing(job.settings, loaded, encoder, job.data.train, progress))
+    if is_main():
+        run.update_manifest(started=now(), packed=packed, parameters=parts)
+    start = time.perf_counter()
+    with explained_loss(run.name):
+        trainer = _run_trainer(job, encoder, progress, packed=packed)
+    if is_main():
+        _save(run, trainer, loaded, is_adapter=hasattr(loaded.model, "peft_config"))
+        run.update_manifest(finished=now(), train_seconds=round(time.perf_counter() - start, 1),
+                            steps=trainer.state.global_step)
+    return run
+
+
+def _run_trainer(job: Job, encoder: SampleEncoder, progress: Progress, *, packed: bool) -> SFTTrainer:
+    from medvqa_cli.models.placement import count_processes
+    from medvqa_cli.training.checkpoints import explained_full_disk
+    from medvqa_cli.training.processes import follow, is_main
+    from medvqa_cli.training.sft import TrainingPlan, build_trainer
+
+    run, settings, data = job.run, job.settings, job.data
+    checkpoint = follow(lambda: _find_start(run, progress))
+    with JsonlWriter(run.events) if is_main() else nullcontext() as events:
+        diagnostics = build_diagnostics(run, settings, job.loaded, data, events=events,
+                                        progress=progress) if events else None
+        plan = TrainingPlan(job.loaded.model, encoder, data.train, data.validation, packed, settings.train,
+                            settings.seed, run.checkpoints, data.block, (diagnostics,) if diagnostics else ())
+        trainer, stop = build_trainer(plan, events, progress)
+        try:
+            with explained_full_disk(run.name):
+                trainer.train(resume_from_checkpoint=checkpoint)
+        finally:
+            stop.release()
+            if diagnostics:
+                diagnostics.close()
+    if stop.requested:
+        together = f" --num-processes {count_processes()}" if count_processes() > 1 else ""
+        progress.warn(f"Stopped. Continue with: medvqa train sft --resume {run.name}{together}")
+        raise KeyboardInterrupt
+    return trainer
+
+
+def _find_start(run: Run, progress: Progress) -> str | None:
+    """Return the checkpoint to go on from; what was logged after it is taken back."""
+    from medvqa_cli.training.checkpoints import drop_events, find_last_checkpoint, read_step
+
+    checkpoint = find_last_checkpoint(run.checkpoints, progress)
+    drop_events(run.events, after=read_step(checkpoint) if checkpoint else 0)
+    return str(checkpoint) if checkpoint else None
+
+
+def decide_packing(settings: Settings, loaded: LoadedModel, encoder: SampleEncoder, samples: Sequence[VQASample],
+                   progress: Progress) -> bool:
+    """Return whether to pack: as set, as the family allows, and only if a first batch gives the plain loss.
+
+    Raises:
+        SettingsError: If packing is `on` and the family does not allow it.
+    """
+    from medvqa_cli.models.batches import compare_packed_loss
+    from medvqa_cli.training.order import group_by_image
+
+    if settings.train.packing == "off" or settings.model.attention == "flash":
+        return False
+    if not loaded.family.capabilities.packs:
+        if settings.train.packing == "on":
+            raise SettingsError(f"train.packing is 'on', but the family '{loaded.family_name}' cannot share an image "
+                                "between questions.", "Use packing 'auto' or 'off'.")
+        progress.say(f"The family '{loaded.family_name}' cannot share an image between questions: plain batches.")
+        return False
+    group = max(group_by_image(samples, 4), key=len)
+    plain, packed = compare_packed_loss(loaded.model, encoder, group)
+    facts = describe_model(loaded)
+    tolerance = 1e-3 if facts["dtype"] == "float32" and "quantization" not in facts else 3e-2
+    if abs(plain - packed) > tolerance * max(abs(plain), 1e-6):
+        progress.warn(f"Packing is off: on a first batch the packed loss {packed:.6f} differs from the plain loss "
+                      f"{plain:.6f}. Please report this model.")
+        return False
+    return True
+
+
+def _save(run: Run, trainer: SFTTrainer, loaded: LoadedModel, *, is_adapter: bool) -> None:
+    """Write the weights beside the processor in one step, so that a kill leaves no half model."""
+    from medvqa_cli.training.checkpoints import explained_full_disk, publish_folder
+
+    target = run.path / ("adapter" if is_adapter else "model")
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    with explained_full_disk(run.name):
+        trainer.model.save_pretrained(part)
+        loaded.processor.save_pretrained(part)
+        publish_folder(part, target)

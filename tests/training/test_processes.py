@@ -1,0 +1,183 @@
+"""Two processes train as one does with twice the accumulation; one of them writes and speaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from medvqa_cli.cli.terminal import Terminal
+from medvqa_cli.errors import RunError, SettingsError
+from medvqa_cli.workflows.launch import _explain_failure, count_wanted
+from tests.training.processes import (
+    TREE,
+    finish,
+    list_losses,
+    read_events,
+    read_weights,
+    start,
+    start_team,
+    write_config,
+)
+
+LORA = {"max_steps": 8, "log_steps": 1, "eval_fraction": 0.5, "save_fraction": 0.25, "tuning": "lora",
+        "lora": {"dropout": 0.0}, "batch_size": 1}
+FULL = {**LORA, "tuning": "full", "gradient_checkpointing": True}
+
+
+def train_alone(home, name, **settings):
+    config = write_config(home, **settings)
+    finish(start(home, "train", "sft", "--config", str(config), "--name", name), home)
+
+
+def finish_team(team, home, code=0):
+    for process in reversed(team):
+        process.join(120)
+    quiet = (home / "messages-1").read_text(encoding="utf-8")
+    return finish(team[0], home, code), quiet
+
+
+def train_together(home, name, **settings):
+    config = write_config(home, **settings)
+    team = start_team(home, "train", "sft", "--config", str(config), "--name", name)
+    return finish_team(team, home)
+
+
+def compare(home, first, second):
+    runs = home / "runs"
+    left, right = list_losses(runs / first), list_losses(runs / second)
+    assert [row[:2] for row in left] == [row[:2] for row in right]
+    assert [row[2] for row in left] == pytest.approx([row[2] for row in right], rel=1e-6)
+    left, right = load(read_weights(runs / first)), load(read_weights(runs / second))
+    assert left.keys() == right.keys()
+    return max((left[name] - right[name]).abs().max().item() for name in left)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.mark.parametrize("settings", [LORA, pytest.param(FULL, marks=pytest.mark.slow)], ids=["lora", "full"])
+def test_two_processes_equal_one_with_twice_the_accumulation(home, settings):
+    name = settings["tuning"]
+    train_alone(home, f"{name}-alone", **settings, gradient_accumulation=2)
+    messages, quiet = train_together(home, f"{name}-two", **settings, gradient_accumulation=1)
+    assert f"Trained: {home}/runs/{name}-two" in messages
+    assert quiet == ""
+    assert [path.name for path in (home / "runs").glob(f"{name}-two*")] == [f"{name}-two"]
+    assert compare(home, f"{name}-alone", f"{name}-two") < 1e-6
+    adapter = load(read_weights(home / "runs" / f"{name}-two"))
+    assert all(torch.isfinite(value).all() for value in adapter.values())
+    assert json.loads((home / "runs" / f"{name}-two" / "manifest.json").read_text())["processes"] == 2
+
+
+def resume_together(home, name):
+    return start_team(home, "train", "sft", "--resume", name, "--runs-dir", "runs", "--prepared-dir", "prepared")
+
+
+def test_two_processes_stop_together_and_resume(home):
+    """Ctrl-C reaches only the second one: both stop after the same step, and both go on."""
+    settings = {**LORA, "max_steps": 30, "lora": {"dropout": 0.1}, "save_fraction": 0.0, "log_steps": 4}
+    train_together(home, "unstopped", **settings)
+    team = start_team(home, "train", "sft", "--config", str(write_config(home, **settings)), "--name", "stopped")
+    run = home / "runs" / "stopped"
+    while team[0].is_alive() and not any(row["event"] == "log" for row in read_events(run)):
+        time.sleep(0.01)
+    os.kill(team[1].pid, signal.SIGINT)
+    messages, quiet = finish_team(team, home, 130)
+    assert "Continue with: medvqa train sft --resume stopped" in messages
+    assert quiet == ""
+    alone = finish(start(home, "train", "sft", "--resume", "stopped", "--runs-dir", "runs", "--prepared-dir",
+                         "prepared"), home, 7)
+    assert "was begun with 2 processes, and this is 1" in alone
+    assert "--resume stopped --num-processes 2" in alone
+    finish_team(resume_together(home, "stopped"), home)
+    assert list_losses(run) == list_losses(home / "runs" / "unstopped")
+    assert read_weights(run) == read_weights(home / "runs" / "unstopped")
+
+
+def test_what_is_wrong_is_said_once(home):
+    messages, quiet = finish_team(resume_together(home, "none"), home, 7)
+    assert messages.startswith("error: There is no run 'none'")
+    assert quiet == ""
+
+
+def test_a_killed_process_ends_the_others_with_a_word(home):
+    config = write_config(home, **{**LORA, "save_fraction": 0.0})
+    team = start_team(home, "train", "sft", "--config", str(config), "--name", "parted")
+    run = home / "runs" / "parted"
+    while team[0].is_alive() and not read_events(run):
+        time.sleep(0.01)
+    team[1].kill()
+    messages, _ = finish_team(team, home, 7)
+    assert "error: Another process of this training has ended; its message says why." in messages
+    assert "medvqa train sft --resume parted --num-processes 2" in messages
+
+
+def run_command(home, *arguments, module=("medvqa_cli",)):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-m", *module, *arguments], cwd=home, env=environment, text=True,
+                          capture_output=True, timeout=240, check=False)
+
+
+@pytest.mark.parametrize("module", [("medvqa_cli",), pytest.param(
+    ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no",
+     "--num_machines", "1", "-m", "medvqa_cli"), marks=pytest.mark.slow)], ids=["medvqa", "accelerate"])
+def test_a_launcher_starts_them(home, module):
+    name = module[0].split(".")[0]
+    config = write_config(home, **{**LORA, "max_steps": 2})
+    count = ["--num-processes", "2"] if module == ("medvqa_cli",) else []
+    done = run_command(home, "train", "sft", "--config", str(config), "--name", name, *count, "--json", module=module)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == name
+    assert done.stderr.count("Run: ") == 1
+    assert json.loads((home / "runs" / name / "manifest.json").read_text())["processes"] == 2
+
+
+@pytest.mark.slow
+def test_an_error_of_all_ends_with_its_code(home):
+    config = home / "wrong.json"
+    config.write_text(json.dumps({**TREE, "data": {"dataset": "no-such-set"}}), encoding="utf-8")
+    done = run_command(home, "train", "sft", "--config", str(config), "--num-processes", "2")
+    assert done.returncode == 3
+    assert done.stderr.count("error: ") == 1
+
+
+def test_how_many_processes_are_wanted(monkeypatch):
+    assert count_wanted(0, None) == count_wanted(1, "0,1") == count_wanted(0, "3") == 1
+    assert count_wanted(4, None) == 4
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(SettingsError, match="--gpu 0,1,2,3 starts 4 processes, one a GPU, but"):
+        count_wanted(0, "0,1,2,3")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert count_wanted(0, "0,1,2,3") == 4
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert count_wanted(0, "0,1,2,3") == 1
+
+
+def test_the_error_of_another_process_bears_its_number(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    terminal = Terminal()
+    terminal.configure(quiet=False, verbose=True, json_output=True, log_file=None)
+    terminal.say("one")
+    terminal.say_always("two")
+    terminal.warn("three")
+    terminal.fail(RunError("The picture is gone.", "Look for it."))
+    terminal.close()
+    assert not terminal.json
+    assert capsys.readouterr().err == "process 1: error: The picture is gone.\nhint: Look for it.\n"
+
+
+def test_a_failure_gets_the_code_of_who_said_why():
+    assert _explain_failure({1: -15, 0: 4}).code == 4
+    killed = _explain_failure({1: -9})
+    assert isinstance(killed, RunError)
+    assert killed.message == "Process 1 was ended by signal 9; it could not say why."
