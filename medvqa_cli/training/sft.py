@@ -188,6 +188,7 @@ def _training_arguments(plan: TrainingPlan, steps: int) -> TrainingArguments:
         use_cpu=parameter.device.type == "cpu",
         bf16=parameter.is_cuda and find_quantization(plan.model) != "none",
         report_to="none",
+        log_level_replica="error",
         disable_tqdm=True,
         seed=plan.seed,
         data_seed=plan.seed,

@@ -43,9 +43,11 @@ def run_command(arguments: list[str], home: str, fault: tuple[str, int] | None, 
     """
     os.environ.update(environment)
     import torch
+    from transformers.utils import logging
 
     from medvqa_cli.__main__ import main
 
+    logging.set_verbosity_error()  # as the command line has it where the library is not imported yet
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not started by another's server
     torch.set_num_threads(1)
     os.chdir(home)
