@@ -76,7 +76,7 @@ def make_scope(call: Call) -> SanityScope:
     """Return what was typed as a scope.
 
     Raises:
-        SettingsError: If a number is none, or a model is named twice over.
+        SettingsError: If a number or a list of names is none, or a model is named twice over.
     """
     from medvqa_cli.workflows.sanity import SanityScope
 
@@ -87,8 +87,8 @@ def make_scope(call: Call) -> SanityScope:
     output = call.text("output_dir")
     switches = ("tiny", "all_families", "inference_only", "skip_calibration", "basic", "keep_outputs")
     return SanityScope(
-        **{name: call.is_on(name) for name in switches}, families=_split(call.text("families")),
-        only=_split(call.text("only")), preset=call.text("preset") or "",
+        **{name: call.is_on(name) for name in switches}, families=_split(call, "families"),
+        only=_split(call, "only"), preset=call.text("preset") or "",
         train_samples=call.count("train_samples", 5), test_samples=call.count("test_samples", 5),
         calibration_samples=call.count("calibration_samples", 10), output=Path(output).expanduser() if output else None)
 
@@ -109,8 +109,12 @@ def _name_weights(call: Call) -> None:
     call.assign("model.name", str(run.weights), "--model")
 
 
-def _split(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+def _split(call: Call, option: str) -> tuple[str, ...]:
+    typed = call.text(option)
+    names = tuple(name.strip() for name in (typed or "").split(",") if name.strip())
+    if typed is not None and not names:
+        raise SettingsError(f"--{option} is '{typed}', which names nothing.", "Write names with commas between.")
+    return names
 
 
 def print_report(terminal: Terminal, report: SanityReport) -> None:

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from medvqa_cli.cli.sanity import print_matrix, print_report
+from medvqa_cli.cli.sanity import OPTIONS, print_matrix, print_report
 from medvqa_cli.cli.terminal import Terminal
-from medvqa_cli.workflows import sanity
 from medvqa_cli.workflows.checks.outcome import Check
+from medvqa_cli.workflows.checks.scope import BASICS, PRESETS
 from medvqa_cli.workflows.sanity import SanityReport, SanityScope
 
 STEPS = ("load", "image tokens", "packing", "inference", "parameters", "training", "adapter", "calibration")
@@ -72,6 +72,8 @@ def test_a_run_stands_for_what_it_has_trained(medvqa, checked, make_run):
     (("--families", "llava", "--model", "llava"), "--families and --model both say which models to check."),
     (("--preset", "seeds", "--model", "llava"), "--preset and --model both say which models to check."),
     (("--all-families", "--tiny", "--model", "llava"), "--all-families and --model both say which models to check."),
+    (("--families", ","), "--families is ',', which names nothing."),
+    (("--basic", "--only", ""), "--only is '', which names nothing."),
     (("--test-samples", "0"), "--test-samples is '0': it should be a whole number of at least 1."),
 ])
 def test_contradictions_are_refused(medvqa, checked, arguments, message):
@@ -135,5 +137,9 @@ def test_nothing_is_said_of_memory_where_no_model_was_looked_at(capsys):
     assert capsys.readouterr().out.endswith("\n1 passed in 1 min 15 s.\n")
 
 
-def test_the_fake_is_called_as_the_real_one():
-    assert set(sanity.__all__) >= {"check_sanity", "SanityScope", "SanityReport"}
+def test_the_help_names_what_there_is():
+    help_of = {option.name: option.help for option in OPTIONS}
+    assert help_of["only"] == f"With --basic: some of {', '.join(BASICS)}."
+    assert help_of["preset"] == f"Check a choice of models: {', '.join(PRESETS)}."
+    assert [help_of[name].rpartition(" ")[2] for name in ("train_samples", "test_samples", "calibration_samples")] == [
+        f"{SanityScope().train_samples}.", f"{SanityScope().test_samples}.", f"{SanityScope().calibration_samples}."]

@@ -114,7 +114,7 @@ class Jobs:
             raise FaultError(f"The log-probability of the answer '{wrong[0].answer}' is {wrong[0].logprob}.",
                              NOT_FINITE)
         self._warn_of_collapse(predictions)
-        written = [row.answer for row in predictions if row.answer.strip()]
+        written = [words for row in predictions if (words := " ".join(row.answer.split()))]
         if not written and not self.bench.subject.tiny:
             self.bench.listener.warn("Every answer is empty: the prompt may not be the one this checkpoint knows.")
         return f"{len(predictions)} answers, such as '{(written or [''])[0][:40]}'"
