@@ -92,14 +92,14 @@ def test_killed_again_and_again(way, seed):
     pytest.param(("write", 2), 0, marks=pytest.mark.slow),  # the first checkpoint's schedule is not there yet
     (("rename", 1), 0),  # the first checkpoint is whole, but has no name yet
     (("write", 5), 2),  # in the second checkpoint
-    pytest.param(("sync", 14), 2, marks=pytest.mark.slow),
+    pytest.param(("sync", 14), 0, marks=pytest.mark.slow),
     pytest.param(("delete", 3), 4, marks=pytest.mark.slow),
 ])
 def test_killed_while_writing_a_checkpoint(short, fault, start_step):
     name = "-".join(map(str, fault))
     train(short, name, fault, code=-9)
     messages = resume(short, name)
-    assert (f"Resuming from checkpoint-{start_step}" in messages) == (start_step > 0)
+    assert ("Resuming" in messages) == (f"Resuming from checkpoint-{start_step}\n" in messages) == (start_step > 0)
     assert "Skipping" not in messages, "what is not whole has no name"
     check_equal(short, name)
 
