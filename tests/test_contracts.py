@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 
 import pytest
 import torch
@@ -111,6 +112,7 @@ def test_card_layout_and_processor(built):
     assert [other for other in models.names() if models.get(other).loads(config)] == [name] or not family.loads(config)
     for part in (family.layout.vision_tower, family.layout.projector, family.layout.language_model):
         assert sum(p.numel() for p in find_part(loaded.model, part).parameters()) > 0
+    assert pickle.loads(pickle.dumps(family)).Options is family.Options, "data-loader workers may be sent it"
     answer = family.encode_answer(loaded.processor, "upper left lung")
     assert loaded.tokenizer.decode(answer[:-1]).strip() == "upper left lung"
     assert answer[-1] in loaded.tokenizer.get_added_vocab().values()

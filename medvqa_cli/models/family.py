@@ -5,7 +5,6 @@ A family plugin subclasses `ChatFamily` and overrides what is really different.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.models.processors import (
@@ -55,9 +54,9 @@ class ChatFamily:
     processor_class: str
     template = ""
 
-    @cached_property
+    @property
     def Options(self) -> type[BaseModel] | None:  # noqa: N802 - the protocol's name
-        """Size of a model built from random weights."""
+        """Size of a model built from random weights. Kept out of the instance, which data-loader workers may pickle."""
         return make_scratch_options()
 
     def loads(self, config: Mapping[str, Any]) -> bool:
