@@ -90,7 +90,7 @@ def test_killed_again_and_again(way, seed):
 
 @pytest.mark.parametrize(("fault", "start_step"), [
     pytest.param(("write", 2), 0, marks=pytest.mark.slow),  # the first checkpoint's schedule is not there yet
-    (("rename", 1), 0),  # the first checkpoint is whole, but has no name yet
+    pytest.param(("rename", 1), 0, marks=pytest.mark.slow),  # the first checkpoint is whole, but has no name yet
     (("write", 5), 2),  # in the second checkpoint
     pytest.param(("sync", 14), 0, marks=pytest.mark.slow),
     pytest.param(("delete", 3), 4, marks=pytest.mark.slow),

@@ -83,6 +83,7 @@ def resume_together(home, name):
     return start_team(home, "train", "sft", "--resume", name, "--runs-dir", "runs", "--prepared-dir", "prepared")
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_resume(home):
     """Ctrl-C reaches only the second one: both stop after the same step, and both go on."""
     settings = {**LORA, "max_steps": 30, "lora": {"dropout": 0.1}, "save_fraction": 0.0, "log_steps": 4}
@@ -110,6 +111,7 @@ def test_what_is_wrong_is_said_once(home):
     assert quiet == ""
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_with_a_word(home):
     config = write_config(home, **{**LORA, "save_fraction": 0.0})
     team = start_team(home, "train", "sft", "--config", str(config), "--name", "parted")
