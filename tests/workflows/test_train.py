@@ -114,7 +114,7 @@ def test_an_original_llava_med_checkpoint_is_trained_as_it_is(trained, tmp_path,
     assert "model.safetensors" in {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_the_line_of_the_card_trains_a_remapped_checkpoint(real_data, trained, tmp_path, dtype):
     """`medvqa train sft --model llava-med --dataset slake`, the alias pointing at a tiny checkpoint."""
     _, run = trained
@@ -160,7 +160,7 @@ def wait_for(path, event, process, seconds=90):
     pytest.fail(f"no {event!r} event: {process.communicate(timeout=10)}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_stopped_or_killed_training_resumes_to_the_same_weights(trained, tmp_path, number):
     """Ctrl-C writes a checkpoint and exits with 130; a kill leaves the last one. Both end where the whole run ends."""
     settings, _ = trained

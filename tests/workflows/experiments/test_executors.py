@@ -98,8 +98,16 @@ def interrupt_when(path: Path, number: int) -> threading.Thread:
     return thread
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """Ctrl-C as on a terminal: a process started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_reaches_the_children_as_ctrl_c_and_waits_for_them(tmp_path, number):
+def test_a_stop_reaches_the_children_as_ctrl_c_and_waits_for_them(tmp_path, heeds_ctrl_c, number):
     mark, saved = tmp_path / "mark", tmp_path / "checkpoint"
     answer = f"time.sleep(0.3); pathlib.Path({str(saved)!r}).touch(); sys.exit(130)"
     tasks = [make_task(tmp_path, "a", WAITING.format(mark=str(mark), answer=answer)),

@@ -10,6 +10,7 @@ import pytest
 
 from medvqa_cli.errors import MedVQAError, PluginError, RunError, SettingsError
 from medvqa_cli.records import write_json
+from medvqa_cli.runs import open_run
 from medvqa_cli.settings.schema import make_settings, to_tree
 from medvqa_cli.workflows.evaluate import evaluate_answers
 from medvqa_cli.workflows.experiments import experiment
@@ -39,12 +40,17 @@ def base(trained, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def answered(trained):
-    """The shared trained run, answered and scored."""
+def answered(trained, tmp_path_factory):
+    """A copy of the shared trained run, answered and scored."""
     settings, run = trained
-    infer_split(settings, run=run.name)
-    evaluate_answers(run, settings)
-    return run
+    runs = tmp_path_factory.mktemp("answered")
+    shutil.copytree(run.path, runs / run.name)
+    tree = to_tree(settings)
+    own = make_settings({**tree, "paths": {**tree["paths"], "runs": str(runs)}})
+    infer_split(own, run=run.name)
+    copy = open_run(runs, run.name)
+    evaluate_answers(copy, own)
+    return copy
 
 
 class Player:
@@ -233,6 +239,7 @@ def test_a_damaged_record_and_score_are_one_error(base, play):
         show_experiment(base.paths.runs, "study")
 
 
+@pytest.mark.slow
 def test_an_experiment_through_real_processes(base, monkeypatch):
     monkeypatch.setenv("MEDVQA_TRAIN__MAX_STEPS", "999")
     short = make_settings({**to_tree(base), "train": {**to_tree(base)["train"], "max_steps": 2, "eval_fraction": 0.0}})
