@@ -48,7 +48,7 @@ def test_the_set_up_is_one_line_each_in_its_own_environment():
     assert len(lines) == 2
     assert all(line.startswith("python3 -m venv .venv && .venv/bin/pip install") for line in lines)
     assert lines[0].endswith(".venv/bin/medvqa quickstart")
-    assert lines[1].endswith("pytest -q")
+    assert lines[1].endswith("pytest -q -n 2")
 
 
 def test_the_commands_run(home):
