@@ -41,7 +41,8 @@ PLUGIN_FILES_MAY_IMPORT = {
     "data.sources": {"medvqa_cli.data.protocol", "medvqa_cli.data.reading", "medvqa_cli.data.exchange",
                      "medvqa_cli.records", "medvqa_cli.errors", "medvqa_cli.settings.section", "medvqa_cli.progress"},
     "models.families": {"medvqa_cli.models.protocol", "medvqa_cli.models.family", "medvqa_cli.models.qwen",
-                        "medvqa_cli.models.blip", "medvqa_cli.models.phi4_model", "medvqa_cli.models.phi4_pictures",
+                        "medvqa_cli.models.blip", "medvqa_cli.models.idefics",
+                        "medvqa_cli.models.phi4_model", "medvqa_cli.models.phi4_pictures",
                         "medvqa_cli.models.llava_mistral",  # the conversion serves `medvqa convert` too
                         "medvqa_cli.models.processors", "medvqa_cli.models.tiny",
                         "medvqa_cli.records", "medvqa_cli.errors", "medvqa_cli.settings.section",

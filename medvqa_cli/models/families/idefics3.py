@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from medvqa_cli.models.family import LLAMA_TARGETS, ChatFamily
-from medvqa_cli.models.protocol import ModelCard, ModelLayout
-from medvqa_cli.models.tiny import name_tile_tokens, shape_text, shape_vision, train_tokenizer, write_template
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from medvqa_cli.models.idefics import IdeficsFamily
+from medvqa_cli.models.protocol import ModelCard
 
 
-class Idefics3(ChatFamily):
+class Idefics3(IdeficsFamily):
     """Idefics3 checkpoints."""
 
     card = ModelCard(
@@ -25,37 +19,10 @@ class Idefics3(ChatFamily):
         checkpoints={"idefics3_8b": "HuggingFaceM4/Idefics3-8B-Llama3"},
         id_patterns=(r"idefics3",),
     )
-    layout = ModelLayout(
-        vision_tower="model.vision_model",
-        projector="model.connector",
-        language_model="model.text_model",
-        lora_targets=LLAMA_TARGETS,
-    )
     model_class = "Idefics3ForConditionalGeneration"
     processor_class = "Idefics3Processor"
-    template = write_template(start="<s>", user="User:", assistant="Assistant:", end="<end_of_utterance>\n",
-                              image="<image>")
-
-    def build_processor(self, texts: Sequence[str], options: Any) -> Any:
-        """Return a processor with up to two by two tiles and an overview."""
-        from transformers import Idefics3ImageProcessorPil, Idefics3Processor
-
-        picture = Idefics3ImageProcessorPil(size={"longest_edge": 2 * options.image_size},
-                                            max_image_size={"longest_edge": options.image_size})
-        named = name_tile_tokens()
-        tokenizer = train_tokenizer(["User:", "Assistant:", *texts], list(named.values()), options.vocabulary_size)
-        return Idefics3Processor(picture, tokenizer, chat_template=self.template,
-                                 image_seq_len=(options.image_size // options.patch_size // 2) ** 2)
-
-    def build_model(self, processor: Any, options: Any) -> Any:
-        """Return a random Idefics3, its patches merged two by two."""
-        from transformers import Idefics3Config, Idefics3ForConditionalGeneration
-
-        return Idefics3ForConditionalGeneration(Idefics3Config(
-            vision_config=shape_vision(options),
-            text_config=shape_text(processor.tokenizer, options, model_type="llama"),
-            image_token_id=processor.image_token_id, scale_factor=2,
-            pad_token_id=processor.tokenizer.pad_token_id))
+    config_class = "Idefics3Config"
+    picture_class = "Idefics3ImageProcessorPil"
 
 
 PLUGIN = Idefics3()
