@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -65,7 +65,7 @@ def bootstrap_ratio(numerators: Sequence[float], denominators: Sequence[float], 
     if count < 2:
         return Interval(estimate, None, None)
     sums = np.stack([np.bincount(owner, tops, count), np.bincount(owner, bottoms, count)], axis=1)
-    draws = np.concatenate([weights @ sums for weights in _draw_weights(count, resamples, seed)])
+    draws = np.concatenate([weights @ sums for weights in draw_weights(count, resamples, seed)])
     draws = draws[draws[:, 1] > 0]
     return _percentiles(estimate, draws[:, 0] / draws[:, 1], level)
 
@@ -114,11 +114,11 @@ def number_clusters(clusters: Sequence[Hashable]) -> NDArray[np.intp]:
     return np.asarray([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.intp)
 
 
-def _draw_weights(count: int, resamples: int, seed: int) -> list[NDArray[np.float64]]:
-    """Return how often each cluster is drawn, [draws, clusters], in blocks that bound the memory."""
+def draw_weights(count: int, resamples: int, seed: int, *, block: int = BLOCK) -> Iterator[NDArray[np.float64]]:
+    """Yield how often each of `count` clusters is drawn, [draws, clusters], `block` draws at a time."""
     random = np.random.default_rng(seed)
-    sizes = [BLOCK] * (resamples // BLOCK) + ([resamples % BLOCK] if resamples % BLOCK else [])
-    return [random.multinomial(count, np.full(count, 1 / count), size=size).astype(float) for size in sizes]
+    for start in range(0, resamples, block):
+        yield random.multinomial(count, np.full(count, 1 / count), size=min(block, resamples - start)).astype(float)
 
 
 def _percentiles(estimate: float, draws: NDArray[np.float64], level: float) -> Interval:
