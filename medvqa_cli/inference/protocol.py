@@ -26,11 +26,16 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How tokens are chosen: at temperature 0 the likeliest, else drawn from softmax(logits / temperature)."""
+    """How tokens are chosen: at temperature 0 the likeliest, else drawn from softmax(logits / temperature).
+
+    They are drawn among the `top_k` likeliest (0: all) and the fewest likeliest that together reach `top_p` (1: all).
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
     seed: int = 0
+    top_k: int = 0
+    top_p: float = 1.0
 
 
 class Engine(Protocol):

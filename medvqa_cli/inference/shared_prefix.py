@@ -2,11 +2,8 @@
 
 The image and the words all prompts share are prefilled once into a batch-1 key-value cache. Questions, and then the
 answers' tokens, are appended to that one cache; a mask lets each token see only the tokens it continues, and its
-position is the one it would have alone. Nothing is copied per branch.
-
-Branches that are still equal are one node with a count. A node that stands for n samples draws the counts of its next
-tokens from Multinomial(n, softmax(logits / temperature)), which is the law of n independent draws; each distinct
-child is decoded once. So 100 samples cost what their distinct prefixes cost.
+position is the one it would have alone. Nothing is copied per branch. `inference/branches.py` says how branches are
+chosen and walked.
 """
 
 from __future__ import annotations
@@ -16,36 +13,48 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from medvqa_cli.inference.rows import RowFrontier
 from medvqa_cli.models.attention import fit_mask
 from medvqa_cli.models.packing import build_block_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    # Logits [V] and how many samples are at the node -> (token, how many of them take it).
-    Chooser = Callable[[torch.Tensor, int], list[tuple[int, int]]]
+    from collections.abc import Mapping, Sequence
 
 
-@dataclass(slots=True)
-class Frontier:
+@dataclass(frozen=True, slots=True)
+class TreeFrontier:
     """Nodes about to choose their next token: N of them over a cache of T tokens.
 
     `logits` [N, V]; `visible` [N, T], which cached tokens each node continues; `positions` [N], of the next token.
     """
 
+    tree: PrefixTree
     logits: torch.Tensor
     visible: torch.Tensor
     positions: torch.Tensor
 
+    @property
+    def length(self) -> int:
+        """Cached tokens T, which every node passes by."""
+        return self.visible.shape[1]
 
-@dataclass(frozen=True, slots=True)
-class Path:
-    """An answer under way: whose it is, its tokens, how many samples share it, and its log-probability in nats."""
+    @property
+    def longest(self) -> int:
+        """Most tokens that a node continues."""
+        return int(self.visible.sum(dim=1).max())
 
-    question: int
-    tokens: tuple[int, ...]
-    count: int
-    logprob: float
+    def select(self, nodes: Sequence[int]) -> TreeFrontier:
+        """Return some of the nodes; one may be named many times."""
+        chosen = torch.tensor(list(nodes))
+        return TreeFrontier(self.tree, self.logits[chosen], self.visible[chosen], self.positions[chosen])
+
+    def grow(self, parents: Sequence[int], tokens: Sequence[int]) -> TreeFrontier:
+        """Append one token below each parent node and return the children."""
+        return self.tree.grow(self, parents, tokens)
+
+    def spread(self) -> RowFrontier:
+        """Return the nodes as rows with caches of their own."""
+        return self.tree.spread(self)
 
 
 class PrefixTree:
@@ -74,11 +83,15 @@ class PrefixTree:
                             **inputs).past_key_values
         self._places = torch.arange(self.prefix_length)
 
-    def ask(self, questions: Sequence[Sequence[int]]) -> Frontier:
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of one token's keys and values in all layers."""
+        layers = (layer for layer in self._cache.layers if layer.is_initialized)
+        return sum((layer.keys.nbytes + layer.values.nbytes) // layer.keys.shape[-2] for layer in layers)
+
+    def ask(self, questions: Sequence[Sequence[int]]) -> TreeFrontier:
         """Drop all branches and append these questions, each a list of at least one token."""
-        if len(self._places) > self.prefix_length:
-            self._cache.crop(self.prefix_length - len(self._places))
-        self._places = self._places[: self.prefix_length]
+        self._crop(self.prefix_length)
         lengths = torch.tensor([len(question) for question in questions])
         owner = torch.repeat_interleave(torch.arange(1, len(questions) + 1), lengths)
         segments = torch.cat([torch.zeros(self.prefix_length, dtype=torch.long), owner])
@@ -87,17 +100,35 @@ class PrefixTree:
         last = lengths.cumsum(0) - 1
         ids = torch.tensor([token for question in questions for token in question])
         logits = self._append(ids, mask, starts, keep=last)
-        return Frontier(logits, mask[last], self._start + lengths)
+        return TreeFrontier(self, logits, mask[last], self._start + lengths)
 
-    def grow(self, frontier: Frontier, parents: Sequence[int], tokens: Sequence[int]) -> Frontier:
-        """Append one token below each parent node and return the children."""
+    def grow(self, frontier: TreeFrontier, parents: Sequence[int], tokens: Sequence[int]) -> TreeFrontier:
+        """Append one token below each parent node and return the children; what came after `frontier` is dropped."""
+        self._crop(frontier.length)
         chosen = torch.tensor(list(parents))
         visible = torch.cat([frontier.visible[chosen], torch.eye(len(tokens), dtype=torch.bool)], dim=1)
         positions = frontier.positions[chosen]
         logits = self._append(torch.tensor(list(tokens)), visible, positions)
-        return Frontier(logits, visible, positions + 1)
+        return TreeFrontier(self, logits, visible, positions + 1)
 
-    def score(self, frontier: Frontier, branches: Sequence[tuple[int, Sequence[int]]]) -> list[float]:
+    def spread(self, frontier: TreeFrontier) -> RowFrontier:
+        """Copy what each node continues into a row of its own; shorter ones are filled up on the left."""
+        from transformers import DynamicCache
+
+        width = frontier.longest
+        lengths = frontier.visible.sum(dim=1)
+        filled = torch.arange(width)[None] >= (width - lengths)[:, None]
+        places = torch.zeros(filled.shape, dtype=torch.long)
+        places[filled] = frontier.visible.nonzero()[:, 1]
+        cache, index = DynamicCache(), places.to(self._device)
+        for number, layer in enumerate(self._cache.layers):
+            if layer.is_initialized:
+                keys, values = (states[0][:, index].transpose(0, 1) for states in (layer.keys, layer.values))
+                cache.update(keys, values, number)
+        return RowFrontier(self.model, cache, frontier.logits, filled, self._places[places], frontier.positions,
+                           self._axes)
+
+    def score(self, frontier: TreeFrontier, branches: Sequence[tuple[int, Sequence[int]]]) -> list[float]:
         """Return the log-probability, in nats, of each (node, token ids) continuation, in one forward pass."""
         lengths = torch.tensor([len(ids) for _, ids in branches])
         nodes = torch.repeat_interleave(torch.tensor([node for node, _ in branches]), lengths)
@@ -109,6 +140,11 @@ class PrefixTree:
         before = torch.where((offsets == 0)[:, None], frontier.logits[nodes], logits.roll(1, dims=0))
         logprobs = before.log_softmax(-1)[torch.arange(len(ids)), ids]
         return torch.zeros(len(branches)).index_add(0, owner - 1, logprobs).tolist()
+
+    def _crop(self, length: int) -> None:
+        if len(self._places) > length:
+            self._cache.crop(length - len(self._places))
+            self._places = self._places[:length]
 
     def _append(self, ids: torch.Tensor, visible: torch.Tensor, positions: torch.Tensor,
                 keep: torch.Tensor | None = None) -> torch.Tensor:
@@ -123,50 +159,3 @@ class PrefixTree:
                             logits_to_keep=0 if keep is None else keep.to(self._device))
         logits: torch.Tensor = output.logits[0].float().cpu()
         return logits
-
-
-def choose_greedily(logits: torch.Tensor, count: int) -> list[tuple[int, int]]:
-    """Return the likeliest token of logits [V] for all `count` samples."""
-    return [(int(logits.argmax()), count)]
-
-
-def draw_counts(temperature: float, generator: torch.Generator) -> Chooser:
-    """Return a chooser that draws `count` tokens from softmax(logits / temperature) and counts the distinct ones."""
-
-    def choose(logits: torch.Tensor, count: int) -> list[tuple[int, int]]:
-        probabilities = (logits / temperature).softmax(-1)
-        drawn = torch.multinomial(probabilities, count, replacement=True, generator=generator)
-        tokens, counts = drawn.unique(return_counts=True)
-        return list(zip(tokens.tolist(), counts.tolist(), strict=True))
-
-    return choose
-
-
-@torch.inference_mode()
-def decode_branches(tree: PrefixTree, questions: Sequence[Sequence[int]], count: int, choose: Chooser, *,
-                    max_new_tokens: int, end_ids: frozenset[int]) -> list[Path]:
-    """Answer every question `count` times; equal answers are one Path with their count.
-
-    A Path's tokens include the end token where one was chosen.
-    """
-    frontier = tree.ask(questions)
-    open_paths = [Path(question, (), count, 0.0) for question in range(len(questions))]
-    finished: list[Path] = []
-    for step in range(max_new_tokens):
-        children = _branch(frontier, open_paths, choose)
-        alive = [(parent, path) for parent, path in children
-                 if path.tokens[-1] not in end_ids and step < max_new_tokens - 1]
-        survivors = {id(path) for _, path in alive}
-        finished.extend(path for _, path in children if id(path) not in survivors)
-        if not alive:
-            break
-        open_paths = [path for _, path in alive]
-        frontier = tree.grow(frontier, [parent for parent, _ in alive], [path.tokens[-1] for path in open_paths])
-    return finished
-
-
-def _branch(frontier: Frontier, paths: Sequence[Path], choose: Chooser) -> list[tuple[int, Path]]:
-    logprobs = frontier.logits.log_softmax(-1)
-    return [(node, Path(path.question, (*path.tokens, token), count, path.logprob + float(logprobs[node, token])))
-            for node, path in enumerate(paths)
-            for token, count in choose(frontier.logits[node], path.count)]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medvqa_cli.inference.protocol import Decoding, Generation
-from medvqa_cli.inference.shared_prefix import (
-    Path,
-    PrefixTree,
-    choose_greedily,
-    decode_branches,
-    draw_counts,
-)
+from medvqa_cli.inference.branches import Path, decode_branches
+from medvqa_cli.inference.choosing import choose_greedily, draw_counts
+from medvqa_cli.inference.protocol import Decoding, Generation, Intake
+from medvqa_cli.inference.shared_prefix import PrefixTree
 from medvqa_cli.models.batches import find_token_losses, join_images, stack_plain, to_device
 from medvqa_cli.models.encoding import EncodedSample
 from medvqa_cli.models.packing import find_common_prefix
@@ -23,12 +20,11 @@ from medvqa_cli.records import AnswerSample
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from medvqa_cli.inference.shared_prefix import Chooser
+    from medvqa_cli.inference.branches import Chooser
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.models.protocol import LoadedModel
     from medvqa_cli.records import VQASample
 
-MAX_BRANCHES = 1024
 PLAIN_DECODING: dict[str, Any] = {"do_sample": False, "num_beams": 1, "top_k": 0, "top_p": 1.0, "min_length": 0,
                                   "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "length_penalty": 1.0}
 """Said in so many words: what is left open, the checkpoint fills in, such as Qwen's with its repetition penalty."""
@@ -42,14 +38,20 @@ class TransformersEngine:
         encoder: Turns samples into its inputs.
         shared_prefix: Whether to encode an image once for all its questions; the family must pack.
         batch_size: Rows per forward pass without a shared prefix.
+        facts: What is known of the model, for protocols.
     """
 
-    def __init__(self, loaded: LoadedModel, encoder: SampleEncoder, *, shared_prefix: bool,
-                 batch_size: int = 8) -> None:
+    name = "transformers"
+    intake = Intake()
+    scores_candidates = True
+
+    def __init__(self, loaded: LoadedModel, encoder: SampleEncoder, *, shared_prefix: bool, batch_size: int = 8,
+                 facts: Mapping[str, Any] = MappingProxyType({})) -> None:
         self.loaded = loaded
         self.encoder = encoder
         self.shared_prefix = shared_prefix
         self.batch_size = batch_size
+        self.facts = facts
         self.end_ids = find_end_ids(loaded)
 
     def generate(self, samples: Sequence[VQASample], decoding: Decoding) -> list[Generation]:
@@ -76,6 +78,10 @@ class TransformersEngine:
         score = self._score_as_tree if self.shared_prefix else self._score_as_batch
         scores = iter(score(samples, branches))
         return [{text: next(scores) for text in offered} for offered in candidates]
+
+    def count_usage(self) -> Mapping[str, int]:
+        """Return nothing: what runs in this process is not counted."""
+        return {}
 
     def _score_as_tree(self, samples: Sequence[VQASample], branches: Sequence[tuple[int, list[int]]]) -> list[float]:
         prompts = self._prompts(samples)
@@ -119,15 +125,9 @@ class TransformersEngine:
         tree, shared = self._plant(samples, prompts)
         choose: Chooser = choose_greedily
         if decoding.temperature > 0:
-            choose = draw_counts(decoding.temperature, torch.Generator().manual_seed(decoding.seed))
-        wave = max(1, MAX_BRANCHES // count)
-        paths: list[Path] = []
-        for start in range(0, len(samples), wave):
-            questions = [prompt[shared:] for prompt in prompts[start: start + wave]]
-            found = decode_branches(tree, questions, count, choose, max_new_tokens=decoding.max_new_tokens,
-                                    end_ids=self.end_ids)
-            paths.extend(Path(path.question + start, path.tokens, path.count, path.logprob) for path in found)
-        return sorted(paths, key=lambda path: path.question)
+            choose = draw_counts(decoding, torch.Generator().manual_seed(decoding.seed))
+        return decode_branches(tree, [prompt[shared:] for prompt in prompts], count, choose,
+                               max_new_tokens=decoding.max_new_tokens, end_ids=self.end_ids)
 
     @torch.inference_mode()
     def _decode_as_batch(self, samples: Sequence[VQASample], start: int, count: int, decoding: Decoding) -> list[Path]:
@@ -153,7 +153,8 @@ class TransformersEngine:
     def _configure(self, decoding: Decoding) -> Any:
         from transformers import GenerationConfig
 
-        sampled = {"do_sample": True, "temperature": decoding.temperature} if decoding.temperature > 0 else {}
+        sampled = {"do_sample": True, "temperature": float(decoding.temperature), "top_k": decoding.top_k,
+                   "top_p": decoding.top_p} if decoding.temperature > 0 else {}
         return GenerationConfig(
             max_new_tokens=decoding.max_new_tokens, eos_token_id=sorted(self.end_ids),
             pad_token_id=self.encoder.padding_id, return_dict_in_generate=True, output_logits=True,

@@ -10,8 +10,9 @@ import pytest
 import torch
 from scipy.stats import chi2
 
+from medvqa_cli.inference.branches import decode_branches
+from medvqa_cli.inference.choosing import choose_greedily, draw_counts
 from medvqa_cli.inference.protocol import Decoding
-from medvqa_cli.inference.shared_prefix import choose_greedily, decode_branches, draw_counts
 from medvqa_cli.inference.transformers_engine import TransformersEngine
 from medvqa_cli.models.batches import build_batch, sum_answer_loss
 from tests.models.conftest import load_tiny
@@ -118,7 +119,7 @@ def test_the_law_of_merged_samples_is_exact(tiny, picture_paths):
         laws = [_enumerate(tree, question, allowed, end, 3, 1.3) for question in questions]
         assert [sum(law.values()) for law in laws] == pytest.approx([1, 1], abs=1e-5)
         draws = 20_000
-        choose = draw_counts(1.3, torch.Generator().manual_seed(0))
+        choose = draw_counts(Decoding(3, 1.3), torch.Generator().manual_seed(0))
         paths = decode_branches(tree, questions, draws, choose, max_new_tokens=3, end_ids=frozenset([end]))
     for number, law in enumerate(laws):
         counts = Counter({path.tokens: path.count for path in paths if path.question == number})
