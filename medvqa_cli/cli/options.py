@@ -128,6 +128,8 @@ MODEL = _panel(
     _choice("--quantization", "model.quantization", "auto|none|8bit|4bit", "Language model in few bits."),
     _choice("--device", "model.device", "auto|cpu|cuda|mps", "Where the model runs."),
     _choice("--attention", "model.attention", "auto|sdpa|eager|flash", "Attention implementation."),
+    _choice("--too-long", "model.too_long", "error|skip", "Stop at a question longer than the model reads, or leave "
+            "it out."),
     Option("--gpu", "GPUs to use, such as 0 or 0,1.", metavar="IDS"),
     Option("--max-memory-per-gpu", "Most memory of a GPU for weights, such as 40GiB.", "model.max_memory_per_gpu",
            "SIZE"),
@@ -158,6 +160,7 @@ TRAINING = _panel(
     Option("--warmup", "Share of the steps over which the learning rate rises.", "train.warmup", "P"),
     _choice("--scheduler", "train.scheduler", "cosine|linear|constant", "How the learning rate falls."),
     _choice("--packing", "train.packing", "auto|on|off", "One image prefix for several questions."),
+    Option("--pack-length", "Most tokens in one pack.", "train.pack_length", "N"),
     Option("--gradient-checkpointing", "Trade time for memory.", "train.gradient_checkpointing", kind="switch"),
     Option("--workers", "Processes that load images.", "train.workers", "N"),
     Option("--save-total-limit", "Checkpoints kept.", "train.save_total_limit", "N"),

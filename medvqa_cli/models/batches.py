@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from medvqa_cli.models.protocol import ImageInputs
     from medvqa_cli.records import VQASample
 
+PACK_LENGTH = 2048
+"""Most tokens of a packed row, if nothing else is said."""
 Pack = tuple["list[EncodedSample]", "ImageInputs"]
 """Samples of one row, and the images they share."""
 
 
 def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *, packed: bool,
-                max_tokens: int = 2048) -> dict[str, Any]:
+                max_tokens: int = PACK_LENGTH) -> dict[str, Any]:
     """Return model inputs and labels for groups of samples, each group sharing its images.
 
     Args:

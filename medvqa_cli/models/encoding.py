@@ -99,14 +99,22 @@ class SampleEncoder:
         """The token that fills up short rows."""
         return self.processor.tokenizer.pad_token_id or 0
 
+    def list_pictures(self, sample: VQASample) -> tuple[str, ...]:
+        """Return the paths of all pictures that a sample is put with: those of exemplars, then its own.
+
+        Raises:
+            DataError: If the family cannot take so many.
+        """
+        self._check_number(sample)
+        return (*self._exemplar_paths, *sample.images)
+
     def encode_images(self, sample: VQASample) -> ImageInputs:
         """Return the pictures of exemplars and sample, in this order, as model inputs.
 
         Raises:
             DataError: If the family cannot take so many.
         """
-        self._check_number(sample)
-        return self._images.get((*self._exemplar_paths, *sample.images), lambda: self._process_images(sample.images))
+        return self._images.get(self.list_pictures(sample), lambda: self._process_images(sample.images))
 
     def encode_text(self, sample: VQASample, images: ImageInputs) -> EncodedSample:
         """Return prompt and target ids; equal conversations with equally many image tokens are tokenized once.

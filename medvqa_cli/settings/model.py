@@ -49,6 +49,8 @@ class ModelSettings(Section):
     """Most memory the weights take of a GPU, such as 40GiB; what does not fit one GPU is spread over all visible."""
     attention: Literal["auto", "sdpa", "eager", "flash"] = "auto"
     """Attention implementation; auto is SDPA where images are shared, else flash-attn if usable, else SDPA."""
+    too_long: Literal["error", "skip"] = "error"
+    """What to do with a question that is longer than the model reads: stop, or leave it out and count it."""
     revision: str | None = None
     """Branch, tag or commit of a hub checkpoint; the main branch if not given."""
     trust_remote_code: str | None = None

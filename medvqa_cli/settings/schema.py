@@ -14,6 +14,7 @@ from medvqa_cli.settings.model import ModelSettings
 from medvqa_cli.settings.section import PositiveFloat, Section
 from medvqa_cli.settings.tracking import TrackingSettings
 from medvqa_cli.settings.train import TrainSettings
+from medvqa_cli.settings.upgrading import upgrade_tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,7 +132,7 @@ def make_settings(tree: Mapping[str, Any] | None = None, origins: Mapping[str, s
         SettingsError: Naming every wrong key, its value, what is allowed, and where it stands if known.
     """
     try:
-        return Settings.model_validate_json(json.dumps(tree or {}, default=str))
+        return Settings.model_validate_json(json.dumps(upgrade_tree(tree or {}), default=str))
     except ValidationError as error:
         raise SettingsError("\n".join(describe_errors(error, origins=origins)),
                             "See `medvqa config schema` for every key.") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medvqa_cli.errors import SettingsError
+from medvqa_cli.settings.upgrading import upgrade_tree
 
 PREFIX = "MEDVQA_"
 RESERVED_VARIABLES = frozenset({"MEDVQA_CONFIG_HOME", "MEDVQA_TEST_DATA"})
@@ -146,7 +147,7 @@ def parse_set(text: str) -> Assignment:
 
 def read_run(settings: Mapping[str, Any]) -> list[Assignment]:
     """Return the assignments of a run's settings.json, without what belongs to the machine it ran on."""
-    kept = {key: value for key, value in settings.items() if key not in OF_THE_MACHINE}
+    kept = {key: value for key, value in upgrade_tree(settings).items() if key not in OF_THE_MACHINE}
     return flatten(kept, "settings.json of the run")
 
 

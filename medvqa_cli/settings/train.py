@@ -66,8 +66,8 @@ class TrainSettings(Section):
     """Whether questions of one image go through the model together: auto does so where they are packed."""
     pack_questions: PositiveInt = 32
     """Most questions in one pack."""
-    pack_tokens: PositiveInt = 2048
-    """Most tokens in one pack; image tokens are never cut off."""
+    pack_length: PositiveInt | None = None
+    """Most tokens in one pack; not given: 2,048, or one question's where that is more. Nothing is ever cut off."""
     gradient_checkpointing: bool = False
     """Trade time for memory."""
     eval_fraction: Fraction = 0.25

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Subset
 from transformers import TrainingArguments
 
 from medvqa_cli.models.adapters import count_parameters
-from medvqa_cli.models.batches import build_batch, sum_answer_loss, to_device
+from medvqa_cli.models.batches import PACK_LENGTH, build_batch, sum_answer_loss, to_device
 from medvqa_cli.models.placement import count_processes
 from medvqa_cli.models.quantization import find_quantization
 from medvqa_cli.training.callbacks import BatchWatcher, EventLog, GracefulStop, ProgressDisplay
@@ -135,7 +135,7 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter | None,
     trainer = SFTTrainer(
         model=plan.model,
         args=_training_arguments(plan, steps),
-        data_collator=Collator(plan.encoder, plan.packed, plan.settings.pack_tokens),
+        data_collator=Collator(plan.encoder, plan.packed, plan.settings.pack_length or PACK_LENGTH),
         train_dataset=order,
         eval_dataset=SampleBlocks(validation),
         callbacks=[*([EventLog(events, per_step / order.per_epoch)] if events else []), ProgressDisplay(progress), stop,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from medvqa_cli.errors import SettingsError
 from medvqa_cli.records import JsonlWriter
 from medvqa_cli.runs import now
+from medvqa_cli.workflows.lengths import keep_trainable
 from medvqa_cli.workflows.models import build_encoder, describe_model
 from medvqa_cli.workflows.tracking import build_diagnostics
 
@@ -52,10 +53,12 @@ def fit(job: Job, progress: Progress) -> Run:
     parts = count_parameters(loaded.model, loaded.family.layout)
     progress.say(describe_parameters(parts))
     encoder = build_encoder(loaded, job.settings, cache_mb=job.settings.train.image_cache_mb)
+    data, too_long = keep_trainable(job.settings, loaded, job.data, encoder, progress)
+    job = replace(job, data=data)
     with explained_loss(run.name):
         packed = follow(lambda: decide_packing(job.settings, loaded, encoder, job.data.train, progress))
     if is_main():
-        run.update_manifest(started=now(), packed=packed, parameters=parts)
+        run.update_manifest(started=now(), packed=packed, parameters=parts, too_long=too_long)
     start = time.perf_counter()
     with explained_loss(run.name):
         trainer = _run_trainer(job, encoder, progress, packed=packed)
