@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import time
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.replies import read_reply
 from medvqa_cli.errors import DataError, RunError
-from medvqa_cli.inference.protocol import AnswerError, Decoding
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import JsonlWriter, Prediction, VQASample, read_jsonl, write_json, write_jsonl
-from medvqa_cli.runs import now
+from medvqa_cli.runs import Run, create_run, latest_run, now, open_run
 from medvqa_cli.settings.data import KnowledgeSettings, MaskSettings, PromptSettings
-from medvqa_cli.settings.schema import to_tree
+from medvqa_cli.settings.schema import Settings, to_tree
 from medvqa_cli.workflows.analysis import find_warnings
-from medvqa_cli.workflows.asking import Failures, ask, group_samples, seed_portion
 from medvqa_cli.workflows.baselines import measure_baselines
 from medvqa_cli.workflows.data import load_presented, load_samples, open_data
 from medvqa_cli.workflows.lengths import find_answer_bound, keep_readable
-from medvqa_cli.workflows.engines import open_engine
+from medvqa_cli.workflows.models import build_encoder, choose_model, describe_model, load_choice, open_run_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from medvqa_cli.inference.protocol import Engine, Generation
-    from medvqa_cli.runs import Run
-    from medvqa_cli.settings.schema import Settings
+    from medvqa_cli.inference.transformers_engine import TransformersEngine
+    from medvqa_cli.models.protocol import LoadedModel
     from medvqa_cli.workflows.presentation import Presented
 
 MASK_KEYS = ("mode", "classes", "pad_ratio")
-LEDGER_SECONDS = 5.0
 NOT_COMPARED = ("expected", "too_long", "baselines", "data_warnings", "presentation")
 """What may change between two calls that answer the same questions in the same way."""
 
@@ -50,39 +45,33 @@ def infer_split(settings: Settings, *, run: str | None = None, split: str | None
     """
     split = split or settings.data.test_split
     load_samples(settings, split, progress=progress)  # a fault in the data is found before a large model is loaded
-    target, engine = open_engine(settings, run, progress)
+    target, loaded = open_model(settings, run, progress)
     tag = tag or _default_tag(settings, split, target)
-    answer_split(settings, target, engine, split=split, tag=tag, overwrite=overwrite, progress=progress)
+    answer_split(settings, target, loaded, split=split, tag=tag, overwrite=overwrite, progress=progress)
     return target
 
 
-def answer_split(settings: Settings, target: Run, engine: Engine, *, split: str, tag: str = "",
+def answer_split(settings: Settings, target: Run, loaded: LoadedModel, *, split: str, tag: str = "",
                  overwrite: bool = False, progress: Progress = SILENT) -> None:
-    """Answer the questions of a split that have no answer yet.
-
-    Questions that cannot be answered are written to `predictions.failures.jsonl` with the reason, and asked again by
-    the next call; what the engine counts is added up in `predictions.usage.json`.
+    """Answer the questions of a split that have no answer yet, with a loaded model.
 
     Raises:
         RunError: If the file holds answers made in another way (other model, split, decoding...).
-        AnswerError: At the end, if some questions cannot be answered.
-        ModelError: If none can.
     """
     presented = load_presented(settings, split, progress)
-    samples = presented.samples
-    meta = describe_job(settings, split, engine) | describe_data(settings, target, presented) | {
-        "expected": len(samples), "baselines": measure_baselines(settings, samples)}
+    engine = build_engine(loaded, settings)
+    samples = keep_readable(presented.samples, find_answer_bound(settings, loaded), engine.encoder, settings, progress,
+                            with_answer=False)
+    meta = describe_job(settings, split, loaded) | describe_data(settings, target, presented) | {
+        "expected": len(samples), "too_long": len(presented.samples) - len(samples),
+        "baselines": measure_baselines(settings, samples)}
     path = prepare_rows(target, "predictions" + (f"-{tag}" if tag else ""), meta, overwrite=overwrite)
-    rest = leave_out_done(samples, path, by_image=engine.intake.by_image)
+    rest = leave_out_done(samples, path)
     progress.say(f"{len(samples)} questions of {settings.data.dataset}/{split}"
                  + (f", {len(samples) - len(rest)} answered before" if len(rest) < len(samples) else ""))
-    failures = Failures()
-    with Ledger(path, engine) as ledger, JsonlWriter(path) as writer:
-        for prediction in answer_samples(engine, rest, settings, progress, failures):
+    with JsonlWriter(path) as writer:
+        for prediction in answer_samples(engine, rest, settings, progress):
             writer.write(prediction)
-            ledger.keep()
-    order_rows(path, samples)
-    report_failures(path, failures, progress)
 
 
 def infer_image(settings: Settings, image: Path, questions: Sequence[str], *, run: str | None = None,
@@ -101,44 +90,62 @@ def infer_image(settings: Settings, image: Path, questions: Sequence[str], *, ru
     samples = [VQASample(dataset="image", split="image", question_id=str(number), image_id=image.name,
                          question=question, answer="", answer_type="open", images=(str(image.resolve()),))
                for number, question in enumerate(questions)]
-    engine = open_engine(settings, run, progress, create=False)[1]
-    answers = answer_samples(engine, samples, settings, SILENT)
-    return sorted(answers, key=lambda answer: int(answer.sample.question_id))
+    loaded = open_model(settings, run, progress, create=False)[1]
+    return list(answer_samples(build_engine(loaded, settings), samples, settings, SILENT))
 
 
-def answer_samples(engine: Engine, samples: Sequence[VQASample], settings: Settings, progress: Progress,
-                   failures: Failures | None = None) -> Iterator[Prediction]:
-    """Yield one prediction for each sample as soon as it is there; what cannot be answered goes to `failures`.
+def open_model(settings: Settings, run: str | None, progress: Progress, *,
+               create: bool = True) -> tuple[Run, LoadedModel]:
+    """Return a run to write to and its model.
+
+    That is the named run's, else the named model in a run of its own, else the latest trained run's.
 
     Raises:
-        AnswerError: If a question cannot be answered and nobody collects failures.
-        ModelError: If no question can be answered.
+        RunError: If the run is unknown, or nothing is named and there is no trained run.
+        ModelError: If the model cannot be had.
     """
+    runs = settings.paths.runs
+    if run is None and settings.model.name:
+        loaded = load_choice(choose_model(settings), settings, progress)
+        if not create:
+            return Run(runs), loaded
+        target = _reuse_or_create(settings, loaded)
+        return target, loaded
+    target = open_run(runs, run) if run else latest_run(runs)
+    if run is None:
+        progress.say(f"No model named: taking the latest run, '{target.name}'.")
+    return target, open_run_model(target, settings, progress)
+
+
+def build_engine(loaded: LoadedModel, settings: Settings) -> TransformersEngine:
+    """Return the engine that answers: one prefill for an image where the family allows it."""
+    from medvqa_cli.inference.transformers_engine import TransformersEngine
+
+    packs = loaded.family.capabilities.packs and settings.model.attention != "flash"
+    return TransformersEngine(loaded, build_encoder(loaded, settings),
+                              shared_prefix=packs and settings.infer.shared_prefix != "off",
+                              batch_size=settings.infer.batch_size)
+
+
+def answer_samples(engine: TransformersEngine, samples: Sequence[VQASample], settings: Settings,
+                   progress: Progress) -> Iterator[Prediction]:
+    """Yield one prediction for each sample, the questions of an image together; the answer is read from its reply."""
+    from medvqa_cli.inference.protocol import Decoding
+    from medvqa_cli.inference.seeds import seed_for
+
     malformed = 0
     progress.start("Answering", len(samples), "question")
-    for portion, answers in ask(engine, samples, partial(answer_portion, engine, settings), failures):
-        for prediction in answers:
-            malformed += not read_reply(prediction.text or prediction.answer, prediction.sample,
-                                        settings.prompt).is_well_formed
-            yield prediction
-        progress.advance(len(portion))
+    for group in group_samples(samples):
+        decoding = Decoding(settings.infer.max_new_tokens, settings.infer.temperature,
+                            seed_for(settings.seed, group[0].images))
+        for sample, written in zip(group, engine.generate(group, decoding), strict=True):
+            reply = read_reply(written.text, sample, settings.prompt)
+            malformed += not reply.is_well_formed
+            yield Prediction(sample=sample, answer=reply.answer, logprob=written.logprob, num_tokens=written.num_tokens,
+                             text="" if reply.answer == written.text else written.text)
+        progress.advance(len(group))
     progress.finish()
     warn_malformed(malformed, len(samples), progress)
-
-
-def answer_portion(engine: Engine, settings: Settings, portion: Sequence[VQASample]) -> list[Prediction]:
-    """Return a prediction for each sample of what is one call to the engine; called in threads by some engines."""
-    decoding = Decoding(settings.infer.max_new_tokens, settings.infer.temperature,
-                        seed_portion(engine, portion, settings.seed))
-    return [read_prediction(sample, written, settings)
-            for sample, written in zip(portion, engine.generate(portion, decoding), strict=True)]
-
-
-def read_prediction(sample: VQASample, written: Generation, settings: Settings) -> Prediction:
-    """Return the prediction that a model's reply gives."""
-    answer = read_reply(written.text, sample, settings.prompt).answer
-    return Prediction(sample=sample, answer=answer, logprob=written.logprob, num_tokens=written.num_tokens,
-                      text="" if answer == written.text else written.text)
 
 
 def warn_malformed(number: int, total: int, progress: Progress) -> None:
@@ -146,6 +153,14 @@ def warn_malformed(number: int, total: int, progress: Progress) -> None:
     if number:
         progress.warn(f"{number} of {total} replies are not in the form that prompt.style asks for: each counts as its "
                       "whole text. Was there room for it (--max-new-tokens)?")
+
+
+def group_samples(samples: Sequence[VQASample]) -> list[list[VQASample]]:
+    """Return samples grouped by their images, in order of appearance; one without an image is a group of its own."""
+    groups: dict[tuple[str, ...], list[VQASample]] = {}
+    for number, sample in enumerate(samples):
+        groups.setdefault(sample.images or (str(number),), []).append(sample)
+    return list(groups.values())
 
 
 def prepare_rows(run: Run, name: str, meta: dict[str, Any], *, overwrite: bool) -> Path:
@@ -163,16 +178,14 @@ def prepare_rows(run: Run, name: str, meta: dict[str, Any], *, overwrite: bool) 
     return path
 
 
-def leave_out_done(samples: Sequence[VQASample], path: Path, *, by_image: bool = True) -> list[VQASample]:
-    """Return the samples that are not answered in a row file yet; `by_image`, those of all images that are not wholly.
+def leave_out_done(samples: Sequence[VQASample], path: Path) -> list[VQASample]:
+    """Return the samples of all images that are not wholly answered in a row file yet.
 
-    With `by_image` the rows of an image that was under way when the run was killed are dropped: its questions share
-    one prefill and one stream of random numbers, so only the whole image gives the same answers again.
+    The rows of an image that was under way when the run was killed are dropped: its questions share one prefill and
+    one stream of random numbers, so only the whole image gives the same answers again.
     """
     rows = list(read_jsonl(path)) if path.exists() else []
     done = {row["sample"]["question_id"] for row in rows}
-    if not by_image:
-        return [sample for sample in samples if sample.question_id not in done]
     rest = [sample for group in group_samples(samples) for sample in group
             if any(member.question_id not in done for member in group)]
     again = {sample.question_id for sample in rest} & done
@@ -181,63 +194,8 @@ def leave_out_done(samples: Sequence[VQASample], path: Path, *, by_image: bool =
     return rest
 
 
-def order_rows(path: Path, samples: Sequence[VQASample]) -> None:
-    """Put the rows of a file into the order of the samples, if answers came in another."""
-    rows = list(read_jsonl(path)) if path.exists() else []
-    places = {sample.question_id: place for place, sample in enumerate(samples)}
-    ordered = sorted(rows, key=lambda row: places.get(row["sample"]["question_id"], len(places)))
-    if ordered != rows:
-        write_jsonl(path, ordered)
-
-
-def report_failures(path: Path, failures: Failures, progress: Progress) -> None:
-    """Write the questions without an answer beside a row file, each with the reason.
-
-    Raises:
-        AnswerError: If there are any.
-    """
-    beside = path.with_suffix(".failures.jsonl")
-    if not failures:
-        beside.unlink(missing_ok=True)
-        return
-    write_jsonl(beside, [{"question_id": sample.question_id, "image_id": sample.image_id, "question": sample.question,
-                          "reason": error.message, "time": now()} for sample, error in failures])
-    sample, first = failures[0]
-    progress.warn(f"Question '{sample.question_id}': {first.message}")
-    raise AnswerError(f"{len(failures)} questions have no answer; the reasons are in '{beside}'.",
-                      "Run the same command again to ask them again; all other answers are kept.")
-
-
-class Ledger:
-    """Adds what an engine counts to what was counted for a row file before; kept on disk every few seconds."""
-
-    def __init__(self, path: Path, engine: Engine) -> None:
-        self._path = path.with_suffix(".usage.json")
-        self._engine = engine
-        self._before = json.loads(self._path.read_text(encoding="utf-8")) if path.exists() and self._path.exists() else {}
-        self._start = engine.count_usage()
-        self._kept = time.monotonic()
-
-    def keep(self) -> None:
-        """Write the sums if that was last done some seconds ago."""
-        if time.monotonic() - self._kept > LEDGER_SECONDS:
-            self._write()
-
-    def _write(self) -> None:
-        used = {name: number - self._start.get(name, 0) for name, number in self._engine.count_usage().items()}
-        if any(used.values()):
-            write_json(self._path, {name: self._before.get(name, 0) + number for name, number in used.items()})
-        self._kept = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._write()
-
-
 def _check_same_job(known: dict[str, Any], meta: dict[str, Any], path: Path) -> None:
-    known = {"engine": "transformers"} | _upgrade_job(known, meta)
+    known = _upgrade_job(known, meta)
     for key, wanted in meta.items():
         if key not in NOT_COMPARED and _canonical(known.get(key)) != _canonical(wanted):
             raise RunError(f"'{path}' holds rows made with another {key}: {known.get(key)!r}, now {wanted!r}.",
@@ -277,14 +235,14 @@ def _default_tag(settings: Settings, split: str, target: Run) -> str:
     return "-".join(parts)
 
 
-def describe_job(settings: Settings, split: str, engine: Engine) -> dict[str, Any]:
+def describe_job(settings: Settings, split: str, loaded: LoadedModel) -> dict[str, Any]:
     """Return everything that decides the answers, as plain JSON values: data, model, prompt, decoding, seed."""
     prepared = open_data(settings, SILENT)
     return {"dataset": prepared.name, "split": split, "fingerprint": prepared.fingerprint,
             "closed_definition": prepared.closed_definition,
             "data_options": settings.data.options,
             "language": settings.data.language, "question_type": settings.data.question_type,
-            "limit": settings.data.limit, "engine": engine.name, "model": dict(engine.facts),
+            "limit": settings.data.limit, "model": describe_model(loaded),
             "decoding": {"max_new_tokens": settings.infer.max_new_tokens, "temperature": settings.infer.temperature},
             "prompt": to_tree(settings.prompt), "mask": _describe_mask(settings.mask),
             "knowledge": to_tree(settings.knowledge), "blank_images": settings.infer.blank_images,
@@ -301,3 +259,20 @@ def describe_data(settings: Settings, target: Run, presented: Presented) -> dict
     trained = target.read_json("manifest.json").get("data", {}).get("warnings", [])
     return {"data_warnings": list(dict.fromkeys([*trained, *find_warnings(settings), *presented.warnings])),
             "presentation": presented.notes}
+
+
+def _reuse_or_create(settings: Settings, loaded: LoadedModel) -> Run:
+    """Return the run in which this model answered before, or a new one."""
+    name = f"infer-{_slug(loaded.adapter or loaded.checkpoint)}"
+    with contextlib.suppress(RunError):
+        known = open_run(settings.paths.runs, name)
+        if known.read_json("manifest.json").get("model") == describe_model(loaded):
+            return known
+    run = create_run(settings.paths.runs, name)
+    write_json(run.settings, to_tree(settings))
+    run.update_manifest(model=describe_model(loaded))
+    return run
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in text.lower()).strip("-._")[-60:].strip("-._")
