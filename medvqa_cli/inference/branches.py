@@ -5,8 +5,8 @@ tokens from Multinomial(n, p), where p is the law of the next token; that is the
 distinct child is decoded once. So 100 samples cost what their distinct prefixes cost.
 
 Memory is bounded: no more than MAX_NODES nodes are decoded in one pass, the others wait and are walked after them,
-depth first. Where the keys of all branches together are so many that the passing by costs more than it saves, as in long
-answers that all differ, the branches go on as rows with caches of their own, as many at a time as ROW_BYTES allow.
+depth first. Where a branch passes by so many keys of others that this costs more than sharing saves, as in long answers
+that all differ, the branches go on as rows with caches of their own, as many at a time as ROW_BYTES allow.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def decode_branches(tree: PrefixTree, questions: Sequence[Sequence[int]], count:
         end_ids: Tokens that end one.
         merge: Whether equal branches are one; else each of the `count` answers is a Path of its own.
     """
-    frontier: Frontier = tree.ask(questions)
+    root = tree.ask(questions)
     paths = [Path(question, (), count, 0.0) for question in range(len(questions))]
     if not merge:
-        frontier = frontier.select([path.question for path in paths for _ in range(count)])
+        root = root.select([path.question for path in paths for _ in range(count)])
         paths = [replace(path, count=1, branch=branch) for path in paths for branch in range(count)]
-    waiting: list[tuple[Frontier, list[Path]]] = [(frontier, paths)]
+    waiting: list[tuple[Frontier, list[Path]]] = [(root, paths)]
     finished: list[Path] = []
     while waiting:
         frontier, paths = waiting.pop()
@@ -89,7 +89,7 @@ def decode_branches(tree: PrefixTree, questions: Sequence[Sequence[int]], count:
 
 
 def _fit(frontier: TreeFrontier, paths: Sequence[Path],
-         max_new_tokens: int) -> tuple[Frontier, list[Path], list[tuple[Frontier, list[Path]]]]:
+         max_new_tokens: int) -> tuple[Frontier, list[Path], list[tuple[TreeFrontier, list[Path]]]]:
     """Return as much of a frontier as memory allows, as rows where that is cheaper, and what has to wait."""
     as_rows = frontier.length > SPREAD * frontier.longest
     if as_rows:

@@ -27,7 +27,7 @@ class RowFrontier:
         axes: Axes on which the model counts positions.
     """
 
-    def __init__(self, model: Any, cache: Any, logits: torch.Tensor, visible: torch.Tensor, places: torch.Tensor,
+    def __init__(self, model: Any, cache: Any, *, logits: torch.Tensor, visible: torch.Tensor, places: torch.Tensor,
                  positions: torch.Tensor, axes: int) -> None:
         self.model = model
         self.logits = logits
@@ -53,5 +53,5 @@ class RowFrontier:
             attention_mask=fit_mask(self.model, visible[:, None, None].to(device), placed, places.to(device)),
             position_ids=placed if self._axes == 1 else placed.expand(self._axes, -1, -1),
             past_key_values=self._cache, use_cache=True)
-        return RowFrontier(self.model, self._cache, output.logits[:, -1].float().cpu(), visible, places, positions + 1,
-                           self._axes)
+        return RowFrontier(self.model, self._cache, logits=output.logits[:, -1].float().cpu(), visible=visible,
+                           places=places, positions=positions + 1, axes=self._axes)

@@ -125,8 +125,8 @@ class PrefixTree:
             if layer.is_initialized:
                 keys, values = (states[0][:, index].transpose(0, 1) for states in (layer.keys, layer.values))
                 cache.update(keys, values, number)
-        return RowFrontier(self.model, cache, frontier.logits, filled, self._places[places], frontier.positions,
-                           self._axes)
+        return RowFrontier(self.model, cache, logits=frontier.logits, visible=filled, places=self._places[places],
+                           positions=frontier.positions, axes=self._axes)
 
     def score(self, frontier: TreeFrontier, branches: Sequence[tuple[int, Sequence[int]]]) -> list[float]:
         """Return the log-probability, in nats, of each (node, token ids) continuation, in one forward pass."""
