@@ -81,8 +81,10 @@ class Prediction:
     """A model's answer to one sample.
 
     `logprob` is the sum over the answer's tokens, in nats. `candidates` maps each offered answer to its probability
-    (summing to 1). `text` is what the model wrote, where the answer is only a part of it. `attention` names a file.
-    Fields a model does not produce stay empty.
+    (summing to 1), `candidate_scores` every form that was offered to its log-probability in nats and its tokens, both
+    with the end token; `margin` is how much the answer leads, in nats a token, and `route` how the candidates were
+    found (`medvqa_cli.inference.routing`). `text` is what the model wrote, where the answer is only a part of it.
+    `attention` names a file. Fields a model does not produce stay empty.
     """
 
     sample: VQASample
@@ -91,6 +93,9 @@ class Prediction:
     logprob: float | None = None
     num_tokens: int | None = None
     candidates: Mapping[str, float] | None = None
+    candidate_scores: Mapping[str, tuple[float, int]] | None = None
+    margin: float | None = None
+    route: str = ""
     samples: tuple[AnswerSample, ...] = ()
     boxes: tuple[Box, ...] = ()
     attention: str = ""
@@ -158,6 +163,9 @@ def prediction_from_json(row: Mapping[str, Any]) -> Prediction:
     values["samples"] = tuple(AnswerSample(**sample) for sample in values.get("samples", ()))
     values["boxes"] = tuple(Box(**box) for box in values.get("boxes", ()))
     values["output_images"] = tuple(values.get("output_images", ()))
+    if values.get("candidate_scores"):
+        values["candidate_scores"] = {form: (logprob, tokens)
+                                      for form, (logprob, tokens) in values["candidate_scores"].items()}
     return Prediction(**values)
 
 

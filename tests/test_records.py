@@ -45,9 +45,16 @@ def test_a_sample_survives_json(sample):
 
 def test_a_prediction_survives_json():
     prediction = Prediction(sample=FULL, answer="yes", logprob=-0.25, num_tokens=2, candidates={"yes": 0.8, "no": 0.2},
+                            candidate_scores={"yes": (-0.25, 2), "no": (-3.0, 2)}, margin=1.375, route="yesno",
                             samples=(AnswerSample("yes", 80, -0.2), AnswerSample("no", 20)),
                             boxes=(Box("x", 0, 0, 1, 1),), attention="/a.npz", output_images=("/o.png",))
     assert prediction_from_json(json.loads(json.dumps(to_json(prediction)))) == prediction
+
+
+def test_a_prediction_made_before_there_were_routes_is_still_read():
+    row = {"sample": to_json(SAMPLE), "answer": "yes", "candidates": {"yes": 0.8, "no": 0.2}}
+    found = prediction_from_json(row)
+    assert (found.route, found.margin, found.candidate_scores) == ("", None, None)
 
 
 @given(st.builds(VQASample, dataset=st.text(), split=st.text(), question_id=st.text(), image_id=st.text(),
