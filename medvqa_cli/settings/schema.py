@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from medvqa_cli.errors import SettingsError
 from medvqa_cli.settings.data import DatasetDeclaration, DataSettings, KnowledgeSettings, MaskSettings, PromptSettings
+from medvqa_cli.settings.inference import InferenceSettings
 from medvqa_cli.settings.model import ModelSettings
 from medvqa_cli.settings.section import PositiveFloat, Section
 from medvqa_cli.settings.tracking import TrackingSettings
@@ -40,21 +41,6 @@ class AliasSettings(Section):
     """Data set name -> name of a registered data set."""
     roots: dict[str, Path] = Field(default={})
     """Data set name -> folder of its original files."""
-
-
-class InferenceSettings(Section):
-    """How answers are generated."""
-
-    max_new_tokens: PositiveInt = 32
-    """Most tokens of an answer."""
-    temperature: Annotated[float, Field(ge=0.0)] = 0.0
-    """0 is greedy; else answers are sampled."""
-    blank_images: bool = False
-    """Show the model a uniformly grey picture instead of every image: what is left is not seen but guessed."""
-    batch_size: PositiveInt = 8
-    """Rows per forward pass where questions cannot share an image prefix."""
-    shared_prefix: Literal["auto", "on", "off"] = "auto"
-    """Encode an image once for all its questions: auto does so where the family allows it."""
 
 
 class EvaluationSettings(Section):

@@ -10,23 +10,17 @@ from medvqa_cli.errors import DataError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import AnswerSample, JsonlWriter, Prediction, VQASample
 from medvqa_cli.scoring.answers import parse_yes_no
+from medvqa_cli.workflows.asking import ask, seed_portion
 from medvqa_cli.workflows.data import load_presented
+from medvqa_cli.workflows.engines import open_engine
 from medvqa_cli.workflows.evaluate import evaluate_samples
-from medvqa_cli.workflows.infer import (
-    build_engine,
-    describe_data,
-    describe_job,
-    group_samples,
-    leave_out_done,
-    open_model,
-    prepare_rows,
-    warn_malformed,
-)
+from medvqa_cli.workflows.infer import describe_data, describe_job, warn_malformed
+from medvqa_cli.workflows.row_files import Ledger, leave_out_done, order_rows, prepare_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from medvqa_cli.inference.transformers_engine import TransformersEngine
+    from medvqa_cli.inference.protocol import Engine
     from medvqa_cli.runs import Run
     from medvqa_cli.settings.schema import Settings
 
@@ -47,18 +41,20 @@ def evaluate_calibration(settings: Settings, *, run: str | None = None, split: s
     split = split or settings.data.test_split
     presented = load_presented(settings, split, progress)
     samples = select_yes_no(presented.samples, split)
-    target, loaded = open_model(settings, run, progress)
+    target, engine = open_engine(settings, run, progress)
     options = settings.calibration
     decoding = {"temperature": options.temperature, "max_new_tokens": options.max_new_tokens}
-    meta = describe_job(settings, split, loaded) | describe_data(settings, target, presented) | {
+    meta = describe_job(settings, split, engine) | describe_data(settings, target, presented) | {
         "samples": options.samples, "decoding": decoding, "expected": len(samples)}
     path = prepare_rows(target, "samples", meta, overwrite=overwrite)
-    rest = leave_out_done(samples, path)
+    rest = leave_out_done(samples, path, by_image=engine.intake.by_image)
     progress.say(f"{len(samples)} yes/no questions, {options.samples} answers each"
                  + (f", {len(samples) - len(rest)} done before" if len(rest) < len(samples) else ""))
-    with JsonlWriter(path) as writer:
-        for prediction in draw_samples(build_engine(loaded, settings), rest, settings, progress):
+    with Ledger(path, engine) as ledger, JsonlWriter(path) as writer:
+        for prediction in draw_samples(engine, rest, settings, progress):
             writer.write(prediction)
+            ledger.keep()
+    order_rows(path, samples)
     return target, evaluate_samples(target, settings, progress=progress)
 
 
@@ -75,18 +71,21 @@ def select_yes_no(samples: Sequence[VQASample], split: str) -> list[VQASample]:
     return found
 
 
-def draw_samples(engine: TransformersEngine, samples: Sequence[VQASample], settings: Settings,
+def draw_samples(engine: Engine, samples: Sequence[VQASample], settings: Settings,
                  progress: Progress) -> Iterator[Prediction]:
     """Yield one prediction for each sample: the most frequent answer, and all answers with their counts."""
     from medvqa_cli.inference.protocol import Decoding
-    from medvqa_cli.inference.seeds import seed_for
 
     options = settings.calibration
     malformed = 0
+
+    def draw(portion: list[VQASample]) -> list[tuple[AnswerSample, ...]]:
+        seed = seed_portion(engine, portion, settings.seed)
+        return engine.sample(portion, options.samples, Decoding(options.max_new_tokens, options.temperature, seed))
+
     progress.start("Sampling", len(samples), "question")
-    for group in group_samples(samples):
-        decoding = Decoding(options.max_new_tokens, options.temperature, seed_for(settings.seed, group[0].images))
-        for sample, written in zip(group, engine.sample(group, options.samples, decoding), strict=True):
+    for group, drawn in ask(engine, samples, draw):
+        for sample, written in zip(group, drawn, strict=True):
             answers, failures = read_answers(written, sample, settings)
             malformed += failures
             yield Prediction(sample=sample, answer=answers[0].text, samples=answers)

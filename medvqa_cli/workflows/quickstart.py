@@ -13,6 +13,7 @@ from medvqa_cli.settings.schema import Settings, make_settings, to_tree
 from medvqa_cli.workflows.analysis import analyze_data
 from medvqa_cli.workflows.calibrate import evaluate_calibration
 from medvqa_cli.workflows.data import open_data
+from medvqa_cli.workflows.engines import build_engine
 from medvqa_cli.workflows.evaluate import evaluate_answers
 from medvqa_cli.workflows.infer import answer_split
 from medvqa_cli.workflows.models import ModelChoice, load_choice, open_run_model
@@ -86,11 +87,11 @@ def answer_thrice(recipe: Settings, run: Run, progress: Progress) -> None:
     """Answer the test split before training, after it, and after it with blank pictures."""
     split = recipe.data.test_split
     trained = open_run_model(run, recipe, progress)
-    answer_split(recipe, run, trained, split=split, progress=progress)
+    answer_split(recipe, run, build_engine(trained, recipe), split=split, progress=progress)
     blank = make_settings({**to_tree(recipe), "infer": {**to_tree(recipe.infer), "blank_images": True}})
-    answer_split(blank, run, trained, split=split, tag="blank", progress=progress)
+    answer_split(blank, run, build_engine(trained, blank), split=split, tag="blank", progress=progress)
     untrained = load_choice(ModelChoice(str(run.path / "initial"), "llava"), recipe, progress)
-    answer_split(recipe, run, untrained, split=split, tag="before", progress=progress)
+    answer_split(recipe, run, build_engine(untrained, recipe), split=split, tag="before", progress=progress)
 
 
 def summarize(answers: dict[str, Any], calibration: dict[str, Any]) -> list[tuple[str, str, str]]:

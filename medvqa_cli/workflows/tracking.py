@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medvqa_cli.settings.schema import to_tree
-from medvqa_cli.workflows.infer import build_engine
+from medvqa_cli.workflows.engines import build_engine
 
 if TYPE_CHECKING:
     from medvqa_cli.models.protocol import LoadedModel

@@ -8,10 +8,11 @@ from medvqa_cli.errors import DataError, RunError
 from medvqa_cli.progress import SILENT
 from medvqa_cli.records import VQASample, read_jsonl
 from medvqa_cli.settings.schema import make_settings
+from medvqa_cli.workflows.asking import group_samples
 from medvqa_cli.workflows.calibrate import evaluate_calibration, select_yes_no
 from medvqa_cli.workflows.data import load_samples
 from medvqa_cli.workflows.evaluate import evaluate_answers
-from medvqa_cli.workflows.infer import group_samples, infer_image, infer_split
+from medvqa_cli.workflows.infer import infer_image, infer_split
 from tests.workflows.conftest import merge
 
 

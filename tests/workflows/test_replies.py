@@ -7,7 +7,7 @@ import math
 import pytest
 
 from medvqa_cli.errors import RunError
-from medvqa_cli.inference.protocol import Generation
+from medvqa_cli.inference.protocol import Generation, Intake
 from medvqa_cli.records import AnswerSample, VQASample, read_jsonl, write_json
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.workflows.calibrate import draw_samples, evaluate_calibration, read_answers
@@ -25,6 +25,8 @@ def progress() -> Notes:
 
 class Parrot:
     """An engine that gives set replies."""
+
+    intake = Intake()
 
     def __init__(self, *replies: str) -> None:
         self.replies = replies

@@ -85,7 +85,8 @@ def ask_probes(engine: Engine, samples: Sequence[VQASample], prompt: PromptSetti
                max_new_tokens: int) -> list[ProbeAnswer]:
     """Return the greedy answers to probes, the questions of an image together."""
     decoding = Decoding(max_new_tokens)
-    return [ProbeAnswer(sample, read_reply(written.text, sample, prompt).answer, written.num_tokens, written.is_ended)
+    return [ProbeAnswer(sample, read_reply(written.text, sample, prompt).answer, written.num_tokens or 0,
+                        written.is_ended)
             for group in group_by_image(samples, len(samples))
             for sample, written in zip(group, engine.generate(group, decoding), strict=True)]
 

@@ -43,13 +43,15 @@ class Jobs:
 
     def answer(self) -> str:
         """Answer a few test questions with the model as it is."""
+        from medvqa_cli.workflows.engines import build_engine
         from medvqa_cli.workflows.infer import answer_split
 
         bench, settings = self.bench, self._settings_for_answers
         run = create_run(settings.paths.runs, "base")
         write_json(run.settings, to_tree(settings))
         run.update_manifest(model=describe_model(bench.model))
-        answer_split(settings, run, bench.model, split=settings.data.test_split, progress=bench.listener)
+        answer_split(settings, run, build_engine(bench.model, settings), split=settings.data.test_split,
+                     progress=bench.listener)
         return self._describe_answers(run)
 
     def train(self) -> str:
@@ -75,6 +77,7 @@ class Jobs:
 
     def load_again(self) -> str:
         """Load what was trained; it must give the loss that training ended with. Answer the test questions with it."""
+        from medvqa_cli.workflows.engines import build_engine
         from medvqa_cli.workflows.infer import answer_split
 
         if self.run is None:
@@ -85,7 +88,8 @@ class Jobs:
         if not abs(loss - self.loss) <= bench.find_tolerance() * abs(self.loss):
             raise FaultError(f"Loaded again, what was trained gives a loss of {loss:.4f}; training ended with "
                              f"{self.loss:.4f}.", "What was saved is not what was trained: please report this model.")
-        answer_split(settings, self.run, bench.model, split=settings.data.test_split, progress=bench.listener)
+        answer_split(settings, self.run, build_engine(bench.model, settings), split=settings.data.test_split,
+                     progress=bench.listener)
         return f"loss {loss:.3f} as in training; {self._describe_answers(self.run)}"
 
     def calibrate(self) -> str:

@@ -1,0 +1,114 @@
+"""How samples are handed to an engine, and what becomes of those that cannot be answered."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
+
+from medvqa_cli.inference.protocol import AnswerError
+from medvqa_cli.inference.seeds import seed_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from medvqa_cli.inference.protocol import Engine
+    from medvqa_cli.records import VQASample
+
+T = TypeVar("T")
+MOST_IN_A_ROW = 20
+"""Questions in a row without an answer after which the engine is taken to be broken."""
+
+
+class Failures(list[tuple["VQASample", AnswerError]]):
+    """Questions without an answer, and why."""
+
+
+def ask(engine: Engine, samples: Sequence[VQASample], call: Callable[[list[VQASample]], list[T]],
+        failures: Failures | None = None) -> Iterator[tuple[list[VQASample], list[T]]]:
+    """Hand samples to an engine in the portions it wants, several at a time if it wants that.
+
+    Args:
+        engine: Says in which portions.
+        samples: What to ask.
+        call: Asks the engine about one portion; called in threads where the engine takes several calls at a time.
+        failures: Receives the questions that cannot be answered; None: the first of them ends all.
+
+    Yields:
+        Each portion with what `call` returned for it, in the order in which they are finished.
+
+    Raises:
+        AnswerError: If a question cannot be answered and nobody collects failures, or 20 in a row cannot.
+        ModelError: If no question can be answered.
+    """
+    in_a_row = 0
+    for portion, future in _run(plan_portions(engine, samples), call, engine.intake.calls):
+        try:
+            answers = future.result()
+        except AnswerError as error:
+            in_a_row += 1
+            if failures is None or in_a_row >= MOST_IN_A_ROW:
+                raise
+            failures.extend((sample, error) for sample in portion)
+        else:
+            in_a_row = 0
+            yield portion, answers
+
+
+def plan_portions(engine: Engine, samples: Sequence[VQASample]) -> list[list[VQASample]]:
+    """Return the samples as an engine takes them: by image, or a number of them whatever their images."""
+    intake = engine.intake
+    if intake.by_image:
+        return group_samples(samples)
+    return [list(samples[start: start + intake.questions]) for start in range(0, len(samples), intake.questions)]
+
+
+def group_samples(samples: Sequence[VQASample]) -> list[list[VQASample]]:
+    """Return samples grouped by their images, in order of appearance; one without an image is a group of its own."""
+    groups: dict[tuple[str, ...], list[VQASample]] = {}
+    for number, sample in enumerate(samples):
+        groups.setdefault(sample.images or (str(number),), []).append(sample)
+    return list(groups.values())
+
+
+def seed_portion(engine: Engine, portion: Sequence[VQASample], seed: int) -> int:
+    """Return the seed of a call: that of the image, or the run's where the engine gives each question its own."""
+    return seed_for(seed, portion[0].images) if engine.intake.by_image else seed
+
+
+def _run(portions: Sequence[list[VQASample]], call: Callable[[list[VQASample]], list[T]],
+         threads: int) -> Iterator[tuple[list[VQASample], Future[list[T]]]]:
+    if threads == 1:
+        yield from ((portion, _attempt(call, portion)) for portion in portions)
+        return
+    todo: SimpleQueue[list[VQASample]] = SimpleQueue()
+    done: SimpleQueue[tuple[list[VQASample], Future[list[T]]]] = SimpleQueue()
+    stopped = threading.Event()
+    for portion in portions:
+        todo.put(portion)
+
+    def work() -> None:
+        while not stopped.is_set():
+            try:
+                portion = todo.get_nowait()
+            except Empty:
+                return
+            done.put((portion, _attempt(call, portion)))
+
+    for _ in range(min(threads, len(portions))):
+        threading.Thread(target=work, daemon=True).start()  # a daemon: Ctrl-C does not wait for a server
+    try:
+        for _ in portions:
+            yield done.get()
+    finally:
+        stopped.set()
+
+
+def _attempt(call: Callable[[list[VQASample]], list[T]], portion: list[VQASample]) -> Future[list[T]]:
+    future: Future[list[T]] = Future()
+    try:
+        future.set_result(call(portion))
+    except Exception as error:  # noqa: BLE001 - raised again where the result is taken
+        future.set_exception(error)
+    return future
