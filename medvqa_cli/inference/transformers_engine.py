@@ -79,6 +79,10 @@ class TransformersEngine:
         scores = iter(score(samples, branches))
         return [{text: next(scores) for text in offered} for offered in candidates]
 
+    def count_answer_tokens(self, answer: str) -> int:
+        """Return the tokens of an answer, end token included."""
+        return len(self.loaded.family.encode_answer(self.loaded.processor, answer))
+
     def count_usage(self) -> Mapping[str, int]:
         """Return nothing: what runs in this process is not counted."""
         return {}
