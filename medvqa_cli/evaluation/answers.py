@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.records import Prediction, Score
 from medvqa_cli.scoring.answers import (
-    PROFILE,
     is_closed_correct,
     match_exactly,
     normalize_answer,
@@ -16,6 +15,7 @@ from medvqa_cli.scoring.answers import (
 )
 from medvqa_cli.scoring.bayes import bayes_accuracy
 from medvqa_cli.scoring.intervals import bootstrap_mean
+from medvqa_cli.scoring.profiles import MEDVQA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -141,7 +141,7 @@ def _describe_protocol(scores: Sequence[Score], predictions: Sequence[Prediction
         "dataset": _join(sample.dataset for sample in samples), "split": _join(sample.split for sample in samples),
         "languages": _join(sample.language for sample in samples), "n": len(scores), "n_closed": kinds.get("closed", 0),
         "n_open": kinds.get("open", 0), "images": len({score.image_id for score in scores}),
-        "normalizer": PROFILE, "rules": RULES,
+        "normalizer": MEDVQA.name, "rules": RULES,
         "intervals": {"method": "percentile bootstrap over images", "level": settings.confidence_level,
                       "resamples": settings.resamples, "seed": seed},
     }

@@ -1,30 +1,23 @@
-"""Is an answer right? Normalization, yes/no parsing, exact match, token overlap.
-
-The profile `medvqa` of `normalize_answer` is named beside every number it makes. The rules, in order: Unicode NFKC,
-lower case, white space collapsed, punctuation stripped from both ends of the text. Punctuation is ASCII's, without
-the signs `+ < > %`, which carry meaning (">5 cm" is not "<5 cm"), and that of `_TYPOGRAPHIC`. A text of nothing but
-punctuation stays as it is: "-" is not "+", and neither is empty.
-"""
+"""Is an answer right? Yes/no parsing, exact match, token overlap, each under a named profile of normalization."""
 
 from __future__ import annotations
 
 import re
-import string
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from medvqa_cli.scoring.profiles import EDGES, MEDVQA, Profile, normalize_answer
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-PROFILE = "medvqa"
+__all__ = ["TokenScore", "YesNo", "is_closed_correct", "is_yes_no", "match_exactly", "normalize_answer",
+           "parse_yes_no", "recall_openly", "score_tokens"]
+
 YesNo = Literal["yes", "no"]
 
-# Quotes, dashes, bullets, Spanish marks; then the comma, full stop and brackets of Chinese and Japanese.
-_TYPOGRAPHIC = ("\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a\xab\xbb\u2010\u2011\u2012\u2013\u2014\u2015"
-                "\u2022\xb7\xa1\xbf\u3001\u3002\u3008\u3009\u300a\u300b\u300c\u300d\u300e\u300f\u3010\u3011")
-_EDGES = "".join(sorted(set(string.punctuation) - set("+<>%"))) + string.whitespace + _TYPOGRAPHIC
 _SEPARATORS = re.compile("[,;\u3001]")
 _VERDICT = re.compile(r"\banswer\b[^.:;!?]{0,40}?(?:\bis\b|\bwould be\b|:)")
 _REFUSALS = "doubt|idea|clue|way to|answer|comment|opinion|information|image"
@@ -41,12 +34,6 @@ class TokenScore:
     precision: float
     recall: float
     f1: float
-
-
-def normalize_answer(text: str) -> str:
-    """Return a text in the profile `medvqa`: NFKC, lower case, single blanks, no punctuation at either end."""
-    folded = " ".join(unicodedata.normalize("NFKC", text).lower().split())
-    return folded.strip(_EDGES) or folded
 
 
 def parse_yes_no(text: str) -> YesNo | None:
@@ -73,7 +60,7 @@ def is_yes_no(gold: str) -> bool:
 
 
 def _read(text: str) -> YesNo | None:
-    answer = text.strip(_EDGES)
+    answer = text.strip(EDGES)
     words = set(re.findall(r"\w+", answer))
     if {"yes", "no"} <= words <= _HEDGES:
         return None
@@ -90,31 +77,38 @@ def _as_yes_no(word: str) -> YesNo:
     return "yes" if word == "yes" else "no"
 
 
-def match_exactly(answer: str, golds: Iterable[str]) -> bool:
+def match_exactly(answer: str, golds: Iterable[str], profile: Profile = MEDVQA) -> bool:
     """Return whether an answer equals one of the gold answers once both are normalized.
 
-    Lists (`,` or `;` between their parts) match in any order: "Spinal Cord, Lung" is "Lung, Spinal Cord".
+    Lists (`,` or `;` between their parts) match in any order: "Spinal Cord, Lung" is "Lung, Spinal Cord". A text of
+    which a profile leaves nothing ("A" where articles are dropped) matches only itself, in lower case.
     """
-    found = _as_list(answer)
-    return any(found == _as_list(gold) for gold in golds)
+    whole, parts = _normalize_whole(answer, profile), _as_list(answer, profile)
+    return any(whole == _normalize_whole(gold, profile) or (parts and parts == _as_list(gold, profile))
+               for gold in golds)
 
 
-def _as_list(text: str) -> list[str]:
-    parts = (normalize_answer(part) for part in _SEPARATORS.split(normalize_answer(text)))
-    return sorted(part for part in parts if part)
+def _normalize_whole(text: str, profile: Profile) -> str:
+    return profile.normalize(text) or text.strip().lower()
 
 
-def score_tokens(answer: str, golds: Sequence[str]) -> TokenScore:
+def _as_list(text: str, profile: Profile) -> list[str]:
+    parts = _SEPARATORS.split(unicodedata.normalize("NFKC", text))
+    return sorted(part for part in map(profile.normalize, parts) if part)
+
+
+def score_tokens(answer: str, golds: Sequence[str], profile: Profile = MEDVQA) -> TokenScore:
     """Return the word overlap with the gold answer it fits best (by F1); words count as often as they occur.
 
     Words are what blanks part, so a Chinese sentence is one word. Two texts without words agree fully, one without
     and one with words not at all.
 
     Source:
-        Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1 (F1). Differs: articles are kept, and words lose the
-        punctuation around them only.
+        Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1 (F1). Differs: in the profile `medvqa` articles are kept,
+        and words lose the punctuation around them only.
     """
-    return max((_overlap(_tokens(answer), _tokens(gold)) for gold in golds), key=lambda score: score.f1)
+    found = profile.split(answer)
+    return max((_overlap(found, profile.split(gold)) for gold in golds), key=lambda score: score.f1)
 
 
 def _overlap(found: Sequence[str], wanted: Sequence[str]) -> TokenScore:
@@ -126,11 +120,23 @@ def _overlap(found: Sequence[str], wanted: Sequence[str]) -> TokenScore:
     return TokenScore(precision, recall, 2 * precision * recall / (precision + recall) if common else 0.0)
 
 
-def _tokens(text: str) -> list[str]:
-    return [token for token in (word.strip(_EDGES) for word in normalize_answer(text).split()) if token]
+def recall_openly(found: Sequence[str], wanted: Sequence[str]) -> float:
+    """Return LLaVA-Med's recall of open answers, in 0-1: hits / (hits + gold words that are missing).
+
+    A hit is a word of the answer that is in the gold answer, counted as often as the *answer* says it, so that
+    repeating a right word raises it; `score_tokens` does not have this fault. Without words on either side it is 0.
+
+    Source:
+        Li et al. 2023, arXiv:2306.00890, section 5.2, "open-set", and the evaluation code of its version 1.0.
+    """
+    if not found:
+        return 0.0
+    hits = sum(word in wanted for word in found)
+    missing = sum(word not in found for word in wanted)
+    return hits / (hits + missing) if hits else 0.0
 
 
-def is_closed_correct(answer: str, gold: str, alternatives: Sequence[str] = ()) -> bool:
+def is_closed_correct(answer: str, gold: str, alternatives: Sequence[str] = (), profile: Profile = MEDVQA) -> bool:
     """Return whether an answer to a closed question is right.
 
     Where the gold answer is yes or no the answer is parsed for it (`parse_yes_no`; alternatives do not count); else it
@@ -138,4 +144,4 @@ def is_closed_correct(answer: str, gold: str, alternatives: Sequence[str] = ()) 
     """
     if is_yes_no(gold):
         return parse_yes_no(answer) == normalize_answer(gold)
-    return match_exactly(answer, (gold, *alternatives))
+    return match_exactly(answer, (gold, *alternatives), profile)
