@@ -51,14 +51,16 @@ def assign_bins(confidences: NDArray[np.float64], num_bins: int) -> NDArray[np.i
 def find_edges(confidences: NDArray[np.float64], num_bins: int) -> NDArray[np.float64]:
     """Return the upper edges of at most `num_bins` bins that hold about as many confidences each; the last is 1.
 
-    Equal confidences are never parted, so that fewer bins, of other sizes, come out where many are equal: shares of N
-    samples are.
+    Equal confidences are never parted: each edge is the confidence that leaves the number below it nearest to its
+    share. Fewer bins, of other sizes, come out where many are equal, as shares of N samples are.
 
     Source:
         Nguyen and O'Connor 2015, arXiv:1508.05154, section 3.2 (adaptive binning).
     """
-    parts = np.array_split(np.sort(confidences), num_bins)
-    return np.unique([*(part[-1] for part in parts[:-1] if len(part)), 1.0])
+    levels, counts = np.unique(confidences, return_counts=True)
+    below, wanted = np.cumsum(counts), np.arange(1, num_bins) / num_bins * len(confidences)
+    nearest = np.abs(below[:, None] - wanted).argmin(axis=0) if len(levels) else []
+    return np.union1d(levels[nearest], [1.0])
 
 
 def number_bins(confidences: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.intp]:

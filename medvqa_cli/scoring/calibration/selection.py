@@ -28,7 +28,8 @@ def measure_auroc(tally: Tally) -> Floats:
     less_sure = np.cumsum(tally.wrongs[:, ::-1], axis=1)[:, ::-1] - tally.wrongs
     pairs = tally.rights.sum(axis=1) * tally.wrongs.sum(axis=1)
     won = (tally.rights * (less_sure + tally.wrongs / 2)).sum(axis=1)
-    return np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    auroc: Floats = np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    return auroc
 
 
 def measure_aurc(tally: Tally) -> Floats:

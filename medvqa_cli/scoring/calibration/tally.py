@@ -36,7 +36,8 @@ class Tally:
     @property
     def sizes(self) -> Floats:
         """Answers of each draw, [draws]."""
-        return self.totals.sum(axis=1)
+        sizes: Floats = self.totals.sum(axis=1)
+        return sizes
 
     @property
     def wrongs(self) -> Floats:
@@ -55,7 +56,8 @@ class Binning:
     @property
     def gaps(self) -> Floats:
         """Confidence minus accuracy times the share of answers, [draws, bins]; 0 in an empty bin."""
-        return (self.sure - self.rights) / self.totals.sum(axis=1, keepdims=True)
+        gaps: Floats = (self.sure - self.rights) / self.totals.sum(axis=1, keepdims=True)
+        return gaps
 
 
 def count_levels(confidences: Floats, correct: Floats, weights: Floats | None = None) -> Tally:
@@ -113,8 +115,8 @@ def measure_debiased_gap(binning: Binning) -> Floats:
 
     Source:
         Kumar et al. 2019, arXiv:1909.10155, section 4 and appendix F (norm 1). Differs: the folded normal's mean in
-        closed form in place of random draws. A bin with one answer, or with only right or wrong ones, shows no
-        variance, so that something of the bias is left.
+        closed form in place of random draws. The measured gap is itself too large by chance, and a bin with one answer,
+        or with only right or wrong ones, shows no variance: part of the bias is left (compare the bias floor).
     """
     accuracy = _divide(binning.rights, binning.totals)
     gap = np.abs(_divide(binning.sure, binning.totals) - accuracy)
