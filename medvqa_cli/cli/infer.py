@@ -8,26 +8,43 @@ from typing import TYPE_CHECKING
 import typer
 
 from medvqa_cli.cli.command import command
-from medvqa_cli.cli.options import DATA, DRY_RUN, INFERENCE, MODEL, PRESENTATION, RUN, SEED, SPLIT, TAG, Option
+from medvqa_cli.cli.options import (
+    DATA,
+    DRY_RUN,
+    ENGINE,
+    INFERENCE,
+    MODEL,
+    PRESENTATION,
+    RUN,
+    SEED,
+    SPLIT,
+    TAG,
+    Option,
+)
 from medvqa_cli.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from medvqa_cli.cli.command import Call
+    from medvqa_cli.records import Prediction
+    from medvqa_cli.runs import Run
 
 app = typer.Typer(add_completion=False)
 IMAGE = Option("--image", "Ask about this picture instead of a split.", metavar="FILE")
 QUESTION = Option("--question", "What to ask about it; repeatable.", metavar="TEXT", kind="many")
 OVERWRITE = Option("--overwrite", "Answer anew what is there.", kind="switch")
+SHOW_IMAGE = Option("--show-image", "Draw the picture beside its answers; of a split, the first few.", kind="switch")
+SHOWN = 3
+"""Pictures of a split that are drawn."""
 
 
-@command(app, "infer", RUN, SPLIT, TAG, IMAGE, QUESTION, OVERWRITE, *DATA, *PRESENTATION, *MODEL, *INFERENCE, SEED,
-         DRY_RUN)
+@command(app, "infer", RUN, SPLIT, TAG, IMAGE, QUESTION, OVERWRITE, SHOW_IMAGE, *DATA, *PRESENTATION, *MODEL, *ENGINE,
+         *INFERENCE, SEED, DRY_RUN)
 def infer(call: Call) -> None:
     """Answer a split, or questions about one image, with a run's model or a named one."""
-    from medvqa_cli.cli.run_choice import continue_from
-
     _check_image(call)
-    run = continue_from(call)
+    run = _choose_run(call)
     if call.is_on("dry_run"):
         from medvqa_cli.cli.plans import show_plan
 
@@ -38,7 +55,22 @@ def infer(call: Call) -> None:
         _answer_split(call, run)
 
 
+def _choose_run(call: Call) -> str | None:
+    """Return the run whose model answers; None where a model is named, as that of a server always is."""
+    from medvqa_cli.cli.run_choice import continue_from
+
+    named = [assignment.value for assignment in call.assignments if assignment.key == "infer.engine"]
+    if named[-1:] != ["openai"]:
+        return continue_from(call)
+    if call.text("run"):
+        raise SettingsError("--run and --engine openai exclude each other: the server's model answers, not the run's.",
+                            "Name the server's model with --model, or leave --engine out.")
+    return None
+
+
 def _check_image(call: Call) -> None:
+    if call.is_on("show_image") and call.terminal.json:
+        raise SettingsError("--show-image and --json exclude each other.", "Leave one out.")
     if call.texts("question") and not call.text("image"):
         raise SettingsError("--question needs a picture.", "Name one with --image.")
     if call.text("image") and not call.texts("question"):
@@ -53,8 +85,7 @@ def _answer_image(call: Call, image: Path, run: str | None) -> None:
 
     answers = infer_image(call.settings, image, call.texts("question"), run=run, progress=call.progress)
     if not call.answer_json([to_json(answer) for answer in answers]):
-        for answer in answers:
-            call.terminal.print(f"{answer.sample.question} {answer.answer}")
+        _print_answers(call, answers)
 
 
 def _answer_split(call: Call, name: str | None) -> None:
@@ -64,4 +95,27 @@ def _answer_split(call: Call, name: str | None) -> None:
     run = infer_split(call.settings, run=name, split=call.text("split"), tag=call.text("tag") or "",
                       overwrite=call.is_on("overwrite"), progress=call.progress)
     if not call.answer_json(describe_run(run)):
+        if call.is_on("show_image"):
+            _show_first(call, run)
         call.progress.say(f"Answers are in {run.path}. Next: medvqa eval answers --run {run.name}")
+
+
+def _print_answers(call: Call, answers: Sequence[Prediction]) -> None:
+    """Print questions of one picture with their answers, beside the picture if it is wanted."""
+    lines = [f"{answer.sample.question} {answer.answer}" for answer in answers]
+    if call.is_on("show_image") and call.terminal.draws and answers[0].sample.images:
+        from medvqa_cli.cli.pictures import print_beside
+
+        print_beside(call.terminal.console(stderr=False), Path(answers[0].sample.images[0]),
+                     call.settings.data.max_pixels, lines)
+    else:
+        for line in lines:
+            call.terminal.print(line)
+
+
+def _show_first(call: Call, run: Run) -> None:
+    from medvqa_cli.workflows.infer import read_answers
+
+    answers = read_answers(call.settings, run, split=call.text("split"), tag=call.text("tag") or "")
+    for together in answers[:SHOWN]:
+        _print_answers(call, together)

@@ -180,6 +180,13 @@ RUN = Option("--run", "Run to use; the latest if neither a run nor a model is na
 RUN_ARGUMENT = Option("RUN", "Run; the latest if not given.", kind="argument", complete=complete_run)
 SPLIT = Option("--split", "Split of the data set.", metavar="SPLIT", complete=complete_split)
 TAG = Option("--tag", "Keep these answers beside others, under this name.", metavar="NAME")
+ENGINE = _panel(
+    "Engine",
+    _choice("--engine", "infer.engine", "transformers|openai|vllm", "What runs the model; openai is any server of that "
+            "interface."),
+    Option("--base-url", "Where the server is, such as http://localhost:8000/v1.", "infer.server.base_url", "URL"),
+    Option("--concurrency", "Questions under way at the server at the same time.", "infer.server.concurrency", "N"),
+)
 INFERENCE = _panel(
     "Inference",
     Option("--max-new-tokens", "Most tokens of an answer.", "infer.max_new_tokens", "N"),

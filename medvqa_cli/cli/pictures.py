@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -17,6 +18,16 @@ UPPER_HALF = "▀"
 def print_picture(console: Console, path: Path, max_pixels: int) -> None:
     """Print a picture, at most 48 columns wide."""
     console.print(render_picture(path, max_pixels, min(MAX_COLUMNS, console.width)))
+
+
+def print_beside(console: Console, path: Path, max_pixels: int, lines: Sequence[str]) -> None:
+    """Print lines of text to the right of a picture that takes at most half the width; markup in them is not read."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(render_picture(path, max_pixels, min(MAX_COLUMNS, console.width // 2)), Text("\n".join(lines)))
+    console.print(grid)
 
 
 def render_picture(path: Path, max_pixels: int, columns: int) -> Text:

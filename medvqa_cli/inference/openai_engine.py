@@ -171,7 +171,7 @@ class OpenAIEngine:
         if "max_completion_tokens" in reason and "max_tokens" in sent:
             self._limit = "max_completion_tokens"
             return True
-        spared = {name for name in FIELDS if name in sent and (name != "top_p" or sent[name] == 1)}
+        spared = (name for name in FIELDS if name in sent and (name != "top_p" or sent[name] == 1))
         field = next((name for name in spared if re.search(FIELDS[name][0], reason)), "")
         if field:
             self._left_out.add(field)

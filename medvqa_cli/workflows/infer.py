@@ -12,10 +12,12 @@ from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import JsonlWriter, Prediction, VQASample
 from medvqa_cli.settings.schema import to_tree
 from medvqa_cli.workflows.analysis import find_warnings
-from medvqa_cli.workflows.asking import Failures, ask, seed_portion
+from medvqa_cli.workflows.asking import Failures, ask, group_samples, seed_portion
 from medvqa_cli.workflows.baselines import measure_baselines
+from medvqa_cli.workflows.closed_questions import answer_closed, describe_router, open_router
 from medvqa_cli.workflows.data import load_presented, load_samples, open_data
 from medvqa_cli.workflows.engines import keep_answerable, open_engine
+from medvqa_cli.workflows.evaluate import read_predictions
 from medvqa_cli.workflows.row_files import (
     MASK_KEYS,
     Ledger,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from medvqa_cli.inference.protocol import Engine, Generation
+    from medvqa_cli.inference.routing import CandidateRouter
     from medvqa_cli.runs import Run
     from medvqa_cli.settings.data import MaskSettings
     from medvqa_cli.settings.schema import Settings
@@ -70,7 +73,9 @@ def answer_split(settings: Settings, target: Run, engine: Engine, *, split: str,
     """
     presented = load_presented(settings, split, progress)
     samples = keep_answerable(engine, presented.samples, settings, progress)
-    meta = describe_job(settings, split, engine) | describe_data(settings, target, presented) | {
+    router = open_router(settings, target, engine, progress)
+    job = describe_job(settings, split, engine) | describe_router(router)
+    meta = job | describe_data(settings, target, presented) | {
         "expected": len(samples), "too_long": len(presented.samples) - len(samples),
         "baselines": measure_baselines(settings, samples)}
     path = prepare_rows(target, "predictions" + (f"-{tag}" if tag else ""), meta, overwrite=overwrite)
@@ -79,7 +84,7 @@ def answer_split(settings: Settings, target: Run, engine: Engine, *, split: str,
                  + (f", {len(samples) - len(rest)} answered before" if len(rest) < len(samples) else ""))
     failures = Failures()
     with Ledger(path, engine) as ledger, JsonlWriter(path) as writer:
-        for prediction in answer_samples(engine, rest, settings, progress, failures):
+        for prediction in answer_samples(engine, rest, settings, progress, failures, router=router):
             writer.write(prediction)
             ledger.keep()
     order_rows(path, samples)
@@ -103,13 +108,31 @@ def infer_image(settings: Settings, image: Path, questions: Sequence[str], *, ru
                          question=question, answer="", answer_type="open", images=(str(image.resolve()),))
                for number, question in enumerate(questions)]
     engine = open_engine(settings, run, progress, create=False)[1]
+    if settings.infer.closed_candidates != "off":
+        progress.warn("infer.closed_candidates does nothing here: a data set says which of its questions are closed.")
     answers = answer_samples(engine, samples, settings, SILENT)
     return sorted(answers, key=lambda answer: int(answer.sample.question_id))
 
 
+def read_answers(settings: Settings, run: Run, *, split: str | None = None, tag: str = "") -> list[list[Prediction]]:
+    """Return the answers that `infer_split` of the same arguments has written, those about the same pictures together.
+
+    Raises:
+        RunError: If there are none, or a row is damaged.
+    """
+    tag = tag or _default_tag(settings, split or settings.data.test_split, run)
+    answers = read_predictions(run.path / f"predictions{f'-{tag}' if tag else ''}.jsonl")
+    found = {answer.sample.question_id: answer for answer in answers}
+    return [[found[sample.question_id] for sample in group] for group in
+            group_samples([answer.sample for answer in answers])]
+
+
 def answer_samples(engine: Engine, samples: Sequence[VQASample], settings: Settings, progress: Progress,
-                   failures: Failures | None = None) -> Iterator[Prediction]:
+                   failures: Failures | None = None, *,
+                   router: CandidateRouter | None = None) -> Iterator[Prediction]:
     """Yield one prediction for each sample as soon as it is there; what cannot be answered goes to `failures`.
+
+    With a `router`, closed questions are answered by the likeliest of its candidates.
 
     Raises:
         AnswerError: If a question cannot be answered and nobody collects failures.
@@ -117,7 +140,7 @@ def answer_samples(engine: Engine, samples: Sequence[VQASample], settings: Setti
     """
     malformed = 0
     progress.start("Answering", len(samples), "question")
-    for portion, answers in ask(engine, samples, partial(answer_portion, engine, settings), failures):
+    for portion, answers in ask(engine, samples, partial(answer_portion, engine, settings, router=router), failures):
         for prediction in answers:
             malformed += not read_reply(prediction.text or prediction.answer, prediction.sample,
                                         settings.prompt).is_well_formed
@@ -127,12 +150,16 @@ def answer_samples(engine: Engine, samples: Sequence[VQASample], settings: Setti
     warn_malformed(malformed, len(samples), progress)
 
 
-def answer_portion(engine: Engine, settings: Settings, portion: Sequence[VQASample]) -> list[Prediction]:
+def answer_portion(engine: Engine, settings: Settings, portion: Sequence[VQASample], *,
+                   router: CandidateRouter | None = None) -> list[Prediction]:
     """Return a prediction for each sample of what is one call to the engine; called in threads by some engines."""
     decoding = Decoding(settings.infer.max_new_tokens, settings.infer.temperature,
                         seed_portion(engine, portion, settings.seed))
-    return [read_prediction(sample, written, settings)
-            for sample, written in zip(portion, engine.generate(portion, decoding), strict=True)]
+    chosen = answer_closed(engine, settings, router, portion) if router else {}
+    free = [sample for sample in portion if sample.question_id not in chosen]
+    written = {sample.question_id: read_prediction(sample, reply, settings)
+               for sample, reply in zip(free, engine.generate(free, decoding) if free else [], strict=True)}
+    return [(chosen | written)[sample.question_id] for sample in portion]
 
 
 def read_prediction(sample: VQASample, written: Generation, settings: Settings) -> Prediction:

@@ -330,3 +330,25 @@ def test_flags_of_loading_reach_their_settings(medvqa, workflows):
     result = medvqa("infer", "--model", "org/m", "--max-memory-per-gpu", "40")
     assert result.exit_code == 2
     assert "should be a size above zero with its unit, such as 40GiB" in result.stderr
+
+
+@pytest.mark.parametrize("typed", [("--engine", "openai"), ("--set", "infer.engine=openai")])
+def test_a_servers_model_needs_no_run(medvqa, workflows, make_run, typed):
+    make_run("a", dataset="slake")
+    result = medvqa("infer", *typed, "--base-url", "http://localhost:8000/v1/", "--model", "NAME", "--concurrency", "3")
+    assert result.exit_code == 0, result.stderr
+    call = only(workflows)
+    assert call.run is None
+    infer = call.arguments[0].infer
+    assert (infer.engine, infer.server.base_url, infer.server.concurrency) == ("openai", "http://localhost:8000/v1", 3)
+    assert "latest" not in result.stderr
+    refused = medvqa("infer", *typed, "--run", "a")
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("error: --run and --engine openai exclude each other")
+
+
+def test_pictures_and_json_exclude_each_other(medvqa, workflows, make_run):
+    make_run("a")
+    result = medvqa("infer", "--image", "x.png", "--question", "Q", "--show-image", "--json")
+    assert (result.exit_code, workflows) == (2, [])
+    assert result.stderr.startswith("error: --show-image and --json exclude each other.")
