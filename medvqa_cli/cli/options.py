@@ -194,6 +194,9 @@ INFERENCE = _panel(
     Option("--batch-size", "Rows per forward pass where no image is shared.", "infer.batch_size", "N"),
     _choice("--shared-prefix", "infer.shared_prefix", "auto|on|off", "Encode an image once for all its questions."),
     Option("--blank-images", "Show a grey picture instead of every image.", "infer.blank_images", kind="switch"),
+    _choice("--closed-candidates", "infer.closed_candidates", "off|auto|yesno|options|vocab",
+            "Answer closed questions by the likeliest candidate."),
+    Option("--closed-vocab", "Vocabulary file of closed answers to use.", "infer.closed_vocab", "FILE"),
 )
 CALIBRATION = _panel(
     "Calibration",

@@ -101,5 +101,8 @@ class Engine(Protocol):
             ModelError: If the engine cannot tell.
         """
 
+    def count_answer_tokens(self, answer: str) -> int:
+        """Return the tokens of an answer, end token included; asked where `score_candidates` can be had."""
+
     def count_usage(self) -> Mapping[str, int]:
         """Return what has been used so far, such as "prompt_tokens"; empty where nothing is counted."""

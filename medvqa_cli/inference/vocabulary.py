@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 VOCABULARY_FILE = "closed_vocab.json"
 FORMAT = 1
+HINT = "Delete it, or leave out --closed-vocab: then one is built from the training split."
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"The vocabulary file '{path}' cannot be read: {error.strerror}.",
-                        "Leave out --closed-vocab to build one from the training split.") from error
+                        HINT) from error
     except ValueError as error:
         raise _refuse(path, str(error)) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -102,4 +103,4 @@ def _find_fault(content: Mapping[str, Any]) -> str:
 
 def _refuse(path: Path, fault: str) -> DataError:
     return DataError(f"'{path}' is no vocabulary file: {fault}.",
-                     "Leave out --closed-vocab to build one from the training split.")
+                     HINT)

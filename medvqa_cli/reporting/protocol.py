@@ -86,8 +86,20 @@ def _list_inference(inference: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if model:
         yield "Model", ", ".join(str(model[key]) for key in ("family", "checkpoint", "adapter", "dtype", "device")
                                  if model.get(key))
+    if "closed_candidates" in inference:
+        yield "Closed questions", describe_candidates(inference["closed_candidates"])
     if "seed" in inference:
         yield "Seed", str(inference["seed"])
+
+
+def describe_candidates(candidates: Mapping[str, Any] | None) -> str:
+    """Return how closed questions were answered: freely, or by the best of candidates."""
+    if not candidates:
+        return "answered freely"
+    words = candidates.get("vocabulary", {})
+    return (f"the best of the candidates that question and training answers offer (route {candidates.get('mode')}), by "
+            f"{candidates.get('score')}; vocabulary of {words.get('dataset')}/{words.get('split')}, "
+            f"{format_count(words.get('answers'))} answers")
 
 
 def _describe_prompt(prompt: Mapping[str, Any]) -> str:

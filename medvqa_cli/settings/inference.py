@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -62,6 +63,10 @@ class InferenceSettings(Section):
     """Rows per forward pass where questions cannot share an image prefix."""
     shared_prefix: Literal["auto", "on", "off"] = "auto"
     """Encode an image once for all its questions: auto does so where the family allows it."""
+    closed_candidates: Literal["off", "auto", "yesno", "options", "vocab"] = "off"
+    """off: closed questions are answered freely; else by the likeliest of yes and no, named options or a vocabulary."""
+    closed_vocab: Path | None = None
+    """Vocabulary of closed answers to use; not given: the training split's, kept with the run."""
     server: ServerSettings = ServerSettings()
     """The server that engine openai asks."""
     vllm: VllmSettings = VllmSettings()

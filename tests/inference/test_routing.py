@@ -159,7 +159,7 @@ def test_another_file_is_no_vocabulary(tmp_path, content, fault):
         read_vocabulary(path)
     assert str(path) in caught.value.message
     assert fault in caught.value.message
-    assert "Leave out --closed-vocab" in caught.value.hint
+    assert "leave out --closed-vocab" in caught.value.hint
 
 
 def test_a_missing_vocabulary_file_is_named(tmp_path):
