@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from medvqa_cli.models.protocol import ImageInputs
     from medvqa_cli.records import VQASample
 
+PICTURES = "pictures"
+"""Name in a batch of the rows' image inputs, where they are not joined."""
 PACK_LENGTH = 2048
 """Most tokens of a packed row, if nothing else is said."""
 Pack = tuple["list[EncodedSample]", "ImageInputs"]
@@ -25,7 +27,8 @@ Pack = tuple["list[EncodedSample]", "ImageInputs"]
 
 
 def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *, packed: bool,
-                max_tokens: int = PACK_LENGTH) -> dict[str, Any]:
+                max_tokens: int = PACK_LENGTH, epochs: Sequence[int] | None = None,
+                apart: bool = False) -> dict[str, Any]:
     """Return model inputs and labels for groups of samples, each group sharing its images.
 
     Args:
@@ -33,6 +36,9 @@ def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *
         groups: With `packed` a group becomes one row; without, each sample becomes a row with its own copy.
         packed: Whether to share the image prefix by a block mask.
         max_tokens: With `packed`, a group longer than this is split into several rows; nothing is cut off.
+        epochs: Of each group, the epoch in which its pictures are seen, which decides how they are varied; if not
+            given, they are seen as they are.
+        apart: Leave each row's pictures by themselves, as "pictures", for a `FeatureCache` to replace.
 
     Returns:
         input_ids, labels [B, T], attention_mask ([B, 1, T, T] bool if packed, else [B, T]), position_ids [B, T] or
@@ -40,13 +46,14 @@ def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *
         the image tensors. Of an encoder-decoder labels [B, A] are the answers alone.
     """
     packs: list[Pack] = []
-    for group in groups:
-        inputs = encoder.encode_images(group[0])
+    for group, epoch in zip(groups, epochs or [None] * len(groups), strict=True):
+        inputs = encoder.encode_images(group[0], epoch)
         encoded = [encoder.encode_text(sample, inputs) for sample in group]
         plan = plan_packs(encoded, max_tokens=max_tokens, max_questions=len(encoded) if packed else 1)
         packs.extend(([encoded[index] for index in pack], inputs) for pack in plan)
     text = stack_packed(encoder, packs) if packed else stack_plain(encoder, [samples[0] for samples, _ in packs])
-    return {**text, **join_images([inputs for _, inputs in packs])}
+    images = [inputs for _, inputs in packs]
+    return {**text, **({PICTURES: images} if apart else join_images(images))}
 
 
 def stack_packed(encoder: SampleEncoder, packs: Sequence[Pack]) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from medvqa_cli.data.augmentation import Augmentation
     from medvqa_cli.models.protocol import ImageInputs, ModelFamily
     from medvqa_cli.records import VQASample
 
@@ -76,23 +77,31 @@ class SampleEncoder:
         blank_images: Replace every picture of a sample by a grey one of the same size. Exemplars' pictures stay: they
             are the same for every question and tell nothing of it.
         cache_bytes: Memory for processed pictures.
+        augmentation: How pictures of an epoch of training are varied.
 
     Raises:
         SettingsError: If the prompt's template or an exemplar's picture cannot be used.
     """
 
     def __init__(self, family: ModelFamily, processor: Any, read_image: Callable[[str], Image.Image], *,
-                 prompt: PromptSettings = PLAIN, blank_images: bool = False, cache_bytes: int = 0) -> None:
+                 prompt: PromptSettings = PLAIN, blank_images: bool = False, cache_bytes: int = 0,
+                 augmentation: Augmentation | None = None) -> None:
         check_prompt(prompt)
         self.family = family
         self.processor = processor
         self.prompt = prompt
         self.blank_images = blank_images
         self._read_image = read_image
+        self._augmentation = augmentation
         self._images = ImageCache(cache_bytes)
         self._exemplar_paths = list_exemplar_images(prompt)
         self._exemplars: list[Image.Image] = []
         self._texts: dict[tuple[object, ...], EncodedSample] = {}
+
+    @property
+    def augments(self) -> bool:
+        """Whether pictures of an epoch of training are varied."""
+        return self._augmentation is not None
 
     @property
     def padding_id(self) -> int:
@@ -108,13 +117,17 @@ class SampleEncoder:
         self._check_number(sample)
         return (*self._exemplar_paths, *sample.images)
 
-    def encode_images(self, sample: VQASample) -> ImageInputs:
+    def encode_images(self, sample: VQASample, epoch: int | None = None) -> ImageInputs:
         """Return the pictures of exemplars and sample, in this order, as model inputs.
+
+        With an epoch of training, the sample's own are varied as that epoch's draw says.
 
         Raises:
             DataError: If the family cannot take so many.
         """
-        return self._images.get(self.list_pictures(sample), lambda: self._process_images(sample.images))
+        epoch = epoch if self._augmentation else None
+        key = (*self.list_pictures(sample), f"epoch {epoch}")
+        return self._images.get(key, lambda: self._process_images(sample.images, epoch))
 
     def encode_text(self, sample: VQASample, images: ImageInputs) -> EncodedSample:
         """Return prompt and target ids; equal conversations with equally many image tokens are tokenized once.
@@ -146,10 +159,13 @@ class SampleEncoder:
             raise DataError(f"{_name(sample)} has {number} images with those of exemplars; this model takes at most "
                             f"{able.max_images}.", "Leave it out, or take another model (`medvqa models list`).")
 
-    def _process_images(self, paths: Sequence[str]) -> ImageInputs:
+    def _process_images(self, paths: Sequence[str], epoch: int | None) -> ImageInputs:
         if not self._exemplars:
             self._exemplars = [self._read_image(path) for path in self._exemplar_paths]
         pictures = [self._read_image(path) for path in paths]
+        if self._augmentation and epoch is not None:
+            pictures = [self._augmentation.vary(picture, path, epoch)
+                        for picture, path in zip(pictures, paths, strict=True)]
         if self.blank_images:
             pictures = [self._blank(picture) for picture in pictures]
         return self.family.encode_images(self.processor, [*self._exemplars, *pictures])

@@ -18,6 +18,7 @@ from medvqa_cli.settings.options import read_options
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from medvqa_cli.data.augmentation import Augmentation
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.models.protocol import LoadedModel, ModelFamily
     from medvqa_cli.models.quantization import Tuning
@@ -232,14 +233,16 @@ def recall_choice(model: Mapping[str, Any], weights: Path | None = None) -> Mode
     return ModelChoice(str(weights), model["family"], origin=origin)
 
 
-def build_encoder(loaded: LoadedModel, settings: Settings, *, cache_mb: int = 64) -> SampleEncoder:
+def build_encoder(loaded: LoadedModel, settings: Settings, *, cache_mb: int = 64,
+                  augmentation: Augmentation | None = None) -> SampleEncoder:
     """Return the encoder that feeds a model by the settings' prompt and image rules."""
     from medvqa_cli.data.images import read_image
     from medvqa_cli.models.encoding import SampleEncoder
 
     reader: Any = functools.partial(read_image, max_pixels=settings.data.max_pixels)
     return SampleEncoder(loaded.family, loaded.processor, reader, prompt=settings.prompt,
-                         blank_images=settings.infer.blank_images, cache_bytes=cache_mb * MIB)
+                         blank_images=settings.infer.blank_images, cache_bytes=cache_mb * MIB,
+                         augmentation=augmentation)
 
 
 def describe_model(loaded: LoadedModel) -> dict[str, Any]:

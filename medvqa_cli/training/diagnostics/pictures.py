@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from medvqa_cli.models.batches import PICTURES, join_images
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -15,15 +17,17 @@ CHANNELS = 3
 GAP = 4
 
 
-def find_pictures(tensors: Mapping[str, torch.Tensor], image_processor: Any, most: int) -> list[torch.Tensor]:
+def find_pictures(tensors: Mapping[str, Any], image_processor: Any, most: int) -> list[torch.Tensor]:
     """Return pictures [3, height, width] in 0-1, normalisation undone; none if the tensors have an unknown form.
 
     Args:
         tensors: Image tensors of a batch: stacks [..., 3, height, width] of pictures or their tiles, or Qwen-VL's
-            patches [N, values] with `image_grid_thw`.
+            patches [N, values] with `image_grid_thw`; or the rows' image inputs, not joined.
         image_processor: What made them; its mean, deviation and patch sizes count.
         most: Most pictures.
     """
+    if PICTURES in tensors:
+        tensors = join_images(tensors[PICTURES])
     if "image_grid_thw" in tensors and tensors["pixel_values"].ndim == 2:
         found = _join_patches(tensors["pixel_values"], tensors["image_grid_thw"][:most], image_processor)
     else:
