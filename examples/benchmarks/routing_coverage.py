@@ -45,20 +45,23 @@ the gold answer is offered to 97.9 % of each fifth on average (96.6 to 98.5 %).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medvqa_cli.data.prepared.store import read_split
 from medvqa_cli.inference.routing import CandidateRouter, Offer
 from medvqa_cli.inference.vocabulary import build_vocabulary
-from medvqa_cli.records import VQASample
 from medvqa_cli.scoring.answers import match_exactly
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.workflows.data import open_data
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medvqa_cli.records import VQASample
+
 ROUTES = ("yesno", "options", "vocab", "none")
-HEADER = f"{'data':<10}{'split':<12}{'route':<9}{'questions':>10}{'share %':>9}{'gold offered':>14}{'%':>8}" \
-         f"{'mean':>7}{'most':>6}"
+HEADER = "data      split       route     questions  share %  gold offered       %   mean  most"
 
 
 def main() -> None:
