@@ -47,7 +47,8 @@ def ask(server, waits, told):
     """An engine that asks the server."""
     def build(key: str = "", *, retries: int = 3, timeout: float = 5.0, **options) -> OpenAIEngine:
         client = JsonClient(server.url, key, retries=retries, timeout=timeout, sleep=waits.append)
-        return OpenAIEngine(client, "small", read_image, **({"prompt": PromptSettings(), "warn": told.append} | options))
+        options = {"prompt": PromptSettings(), "warn": told.append} | options
+        return OpenAIEngine(client, "small", read_image, **options)
     return build
 
 
@@ -264,6 +265,7 @@ def test_candidates_are_not_scored_in_another_way(ask, sample):
 
 
 def test_an_answer_cut_off_is_known_as_such(server, ask, sample):
-    server.fault = fail(99, Fault(200, {"choices": [{"finish_reason": "length", "message": {"content": " the left "}}]}))
+    choice = {"finish_reason": "length", "message": {"content": " the left "}}
+    server.fault = fail(99, Fault(200, {"choices": [choice]}))
     (written,) = ask().generate([sample], GREEDY)
     assert (written.text, written.is_ended, written.num_tokens) == ("the left", False, None)

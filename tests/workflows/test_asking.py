@@ -33,10 +33,10 @@ def configure(server, trained, tmp_path, monkeypatch):
 
     def build(**infer):
         options = {"retries": 0, "concurrency": 4, "base_url": server.url} | infer.pop("server", {})
+        paths = {"prepared": str(trained[0].paths.prepared), "runs": str(tmp_path / "runs")}
         return make_settings(merge(
-            TREE, paths={"prepared": str(trained[0].paths.prepared), "runs": str(tmp_path / "runs")}, model={"name": "org/Small-VL",
-                                                                                            "scratch": False},
-            infer={"engine": "openai", "server": options, **infer}, calibration={"samples": 3}))
+            TREE, paths=paths, model={"name": "org/Small-VL", "scratch": False}, calibration={"samples": 3},
+            infer={"engine": "openai", "server": options, **infer}))
     return build
 
 
