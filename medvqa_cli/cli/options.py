@@ -161,6 +161,8 @@ TRAINING = _panel(
     _choice("--scheduler", "train.scheduler", "cosine|linear|constant", "How the learning rate falls."),
     _choice("--packing", "train.packing", "auto|on|off", "One image prefix for several questions."),
     Option("--pack-length", "Most tokens in one pack.", "train.pack_length", "N"),
+    _choice("--vision-cache", "train.vision_cache", "off|memory|disk", "Keep what a frozen vision tower computes."),
+    _choice("--augment", "train.augment.mode", "none|light", "Vary training pictures a little; never flips by itself."),
     Option("--gradient-checkpointing", "Trade time for memory.", "train.gradient_checkpointing", kind="switch"),
     Option("--workers", "Processes that load images.", "train.workers", "N"),
     Option("--save-total-limit", "Checkpoints kept.", "train.save_total_limit", "N"),

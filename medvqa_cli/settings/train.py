@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
+from medvqa_cli.settings.augmentation import AugmentSettings
 from medvqa_cli.settings.section import Fraction, PositiveFloat, Section
 
 
@@ -80,6 +81,12 @@ class TrainSettings(Section):
     """Checkpoints kept."""
     log_steps: PositiveInt = 10
     """Optimiser steps between log lines."""
+    vision_cache: Literal["off", "memory", "disk"] = "off"
+    """Keep what a frozen vision tower makes of each picture: in memory, or in files below the prepared data."""
+    vision_cache_mb: PositiveInt = 4096
+    """Most MiB of the vision cache; what was not used for longest goes first."""
+    augment: AugmentSettings = AugmentSettings()
+    """How training pictures are varied."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that load images."""
     image_cache_mb: Annotated[int, Field(ge=0)] = 512

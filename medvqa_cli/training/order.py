@@ -90,6 +90,10 @@ class TrainingOrder(Dataset[Block]):
     def __len__(self) -> int:
         return self.length
 
+    def find_epoch(self, index: int) -> int:
+        """Return the epoch, from 0, that a block belongs to."""
+        return index // self.per_epoch
+
     def __getitem__(self, index: int) -> Block:
         if not 0 <= index < self.length:
             raise IndexError(f"block {index} of {self.length}")

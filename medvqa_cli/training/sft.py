@@ -15,8 +15,9 @@ from medvqa_cli.models.batches import PACK_LENGTH, build_batch, sum_answer_loss,
 from medvqa_cli.models.placement import count_processes
 from medvqa_cli.models.quantization import find_quantization
 from medvqa_cli.training.callbacks import BatchWatcher, EventLog, GracefulStop, ProgressDisplay
-from medvqa_cli.training.order import Block, SampleBlocks, TrainingOrder, group_by_image
+from medvqa_cli.training.order import Block, Group, SampleBlocks, TrainingOrder, group_by_image
 from medvqa_cli.training.resumable import ResumableTrainer
+from medvqa_cli.training.visits import VisitCollator, Visits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback
 
     from medvqa_cli.models.encoding import SampleEncoder
+    from medvqa_cli.models.features import FeatureCache
     from medvqa_cli.progress import Progress
     from medvqa_cli.records import JsonlWriter, VQASample
     from medvqa_cli.settings.train import TrainSettings
@@ -32,31 +34,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Collator:
-    """Turns blocks, each a few groups, into a batch, in the data-loader workers. `max_tokens` bounds a packed row."""
+    """Turns blocks, each a few groups, into a batch, in the data-loader workers.
+
+    `max_tokens` bounds a packed row; `apart` leaves pictures to a `FeatureCache`.
+    """
 
     encoder: SampleEncoder
     packed: bool
     max_tokens: int
+    apart: bool = False
 
     def __call__(self, blocks: Sequence[Block]) -> dict[str, Any]:
         """Return the tensors of one forward pass."""
-        groups = [group for block in blocks for group in block]
-        return build_batch(self.encoder, groups, packed=self.packed, max_tokens=self.max_tokens)
+        return self.collate([group for block in blocks for group in block])
+
+    def collate(self, groups: Sequence[Group], epochs: Sequence[int] | None = None) -> dict[str, Any]:
+        """Return the tensors of one forward pass; with the epoch of each group, its pictures are varied."""
+        return build_batch(self.encoder, groups, packed=self.packed, max_tokens=self.max_tokens, epochs=epochs,
+                           apart=self.apart)
 
 
 class SFTTrainer(ResumableTrainer):
     """A Trainer whose loss is the mean cross-entropy over the supervised tokens of a whole optimiser step."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, validation_collator: Collator, features: FeatureCache | None = None,
+                 **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True
+        self._validation_collator = validation_collator
+        self._features = features
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
                      num_items_in_batch: torch.Tensor | int | None = None) -> Any:
         """Return the loss of one forward pass, in nats a token of the optimiser step."""
         if return_outputs:
             raise NotImplementedError("the validation loss is computed by evaluate()")
-        total, tokens = sum_answer_loss(model, to_device(inputs, model))
+        total, tokens = sum_answer_loss(model, self._feed(inputs))
         for watcher in self.callback_handler.callbacks:
             if isinstance(watcher, BatchWatcher):
                 watcher.on_batch(inputs, total.detach(), tokens)
@@ -70,7 +83,7 @@ class SFTTrainer(ResumableTrainer):
         self.model.eval()
         total, tokens = 0.0, 0
         for batch in self._validation_batches():
-            loss, count = sum_answer_loss(self.model, to_device(batch, self.model))
+            loss, count = sum_answer_loss(self.model, self._feed(batch))
             total, tokens = total + loss.item(), tokens + int(count)
         self.model.train()
         if self.accelerator.num_processes > 1:
@@ -81,11 +94,15 @@ class SFTTrainer(ResumableTrainer):
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _feed(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch on the model's device, kept features in the place of its pictures if there are any."""
+        return to_device(batch, self.model) if self._features is None else self._features.fill(batch)
+
     def _validation_batches(self) -> DataLoader[Any]:
         """Return this process's share of the validation questions."""
         share = range(self.args.process_index, len(self.eval_dataset), self.args.world_size)
         return DataLoader(Subset(self.eval_dataset, share), batch_size=self.args.per_device_eval_batch_size,
-                          collate_fn=self.data_collator)
+                          collate_fn=self._validation_collator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +123,7 @@ class TrainingPlan:
     directory: Path
     block: int | None = None
     callbacks: tuple[TrainerCallback, ...] = ()
-
+    features: FeatureCache | None = None
 
     @property
     def max_questions(self) -> int:
@@ -132,11 +149,15 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter | None,
     steps = count_steps(plan.settings, order.per_epoch, per_step)
     order.length = steps * per_step
     validation = [(group,) for group in group_by_image(plan.validation_samples, plan.max_questions)]
+    collator = Collator(plan.encoder, plan.packed, plan.settings.pack_length or PACK_LENGTH,
+                        apart=plan.features is not None)
     trainer = SFTTrainer(
         model=plan.model,
         args=_training_arguments(plan, steps),
-        data_collator=Collator(plan.encoder, plan.packed, plan.settings.pack_length or PACK_LENGTH),
-        train_dataset=order,
+        data_collator=VisitCollator(collator) if plan.encoder.augments else collator,
+        validation_collator=collator,
+        features=plan.features,
+        train_dataset=Visits(order) if plan.encoder.augments else order,
         eval_dataset=SampleBlocks(validation),
         callbacks=[*([EventLog(events, per_step / order.per_epoch)] if events else []), ProgressDisplay(progress), stop,
                    *plan.callbacks],

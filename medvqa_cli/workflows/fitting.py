@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING
 from medvqa_cli.errors import SettingsError
 from medvqa_cli.records import JsonlWriter
 from medvqa_cli.runs import now
+from medvqa_cli.workflows.augmentation import build_augmentation, describe_augmentation
 from medvqa_cli.workflows.lengths import keep_trainable
 from medvqa_cli.workflows.models import build_encoder, describe_model
 from medvqa_cli.workflows.tracking import build_diagnostics
+from medvqa_cli.workflows.vision_cache import describe_vision_cache, open_vision_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from medvqa_cli.models.encoding import SampleEncoder
+    from medvqa_cli.models.features import FeatureCache
     from medvqa_cli.models.protocol import LoadedModel
     from medvqa_cli.progress import Progress
     from medvqa_cli.records import VQASample
@@ -52,24 +55,29 @@ def fit(job: Job, progress: Progress) -> Run:
     run, loaded = job.run, job.loaded
     parts = count_parameters(loaded.model, loaded.family.layout)
     progress.say(describe_parameters(parts))
-    encoder = build_encoder(loaded, job.settings, cache_mb=job.settings.train.image_cache_mb)
+    augmentation = build_augmentation(job.settings, job.data.train)
+    encoder = build_encoder(loaded, job.settings, cache_mb=job.settings.train.image_cache_mb,
+                            augmentation=augmentation)
     data, too_long = keep_trainable(job.settings, loaded, job.data, encoder, progress)
     job = replace(job, data=data)
     with explained_loss(run.name):
         packed = follow(lambda: decide_packing(job.settings, loaded, encoder, job.data.train, progress))
     if is_main():
-        run.update_manifest(started=now(), packed=packed, parameters=parts, too_long=too_long)
+        run.update_manifest(started=now(), packed=packed, parameters=parts, too_long=too_long,
+                            augmentation=describe_augmentation(augmentation, job.data.train))
     start = time.perf_counter()
     with explained_loss(run.name):
-        trainer = _run_trainer(job, encoder, progress, packed=packed)
+        features = open_vision_cache(job.settings, loaded, encoder, job.data.train, progress)
+        trainer = _run_trainer(job, encoder, features, progress, packed=packed)
     if is_main():
         _save(run, trainer, loaded, is_adapter=hasattr(loaded.model, "peft_config"))
         run.update_manifest(finished=now(), train_seconds=round(time.perf_counter() - start, 1),
-                            steps=trainer.state.global_step)
+                            steps=trainer.state.global_step, **describe_vision_cache(job.settings, features))
     return run
 
 
-def _run_trainer(job: Job, encoder: SampleEncoder, progress: Progress, *, packed: bool) -> SFTTrainer:
+def _run_trainer(job: Job, encoder: SampleEncoder, features: FeatureCache | None, progress: Progress, *,
+                 packed: bool) -> SFTTrainer:
     from medvqa_cli.models.placement import count_processes
     from medvqa_cli.training.checkpoints import explained_full_disk
     from medvqa_cli.training.processes import follow, is_main
@@ -81,7 +89,7 @@ def _run_trainer(job: Job, encoder: SampleEncoder, progress: Progress, *, packed
         diagnostics = build_diagnostics(run, settings, job.loaded, data, events=events,
                                         progress=progress) if events else None
         plan = TrainingPlan(job.loaded.model, encoder, data.train, data.validation, packed, settings.train,
-                            settings.seed, run.checkpoints, data.block, (diagnostics,) if diagnostics else ())
+                            settings.seed, run.checkpoints, data.block, (diagnostics,) if diagnostics else (), features)
         trainer, stop = build_trainer(plan, events, progress)
         try:
             with explained_full_disk(run.name):

@@ -26,6 +26,7 @@ from medvqa_cli.workflows.models import (
     recall_choice,
 )
 from medvqa_cli.workflows.tracking import check_tracking, wants_validation
+from medvqa_cli.workflows.vision_cache import check_vision_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,6 +105,7 @@ def _find_source(settings: Settings, init_from: str | None) -> Run | None:
         raise RunError(f"Run '{source.name}' has no trained weights to start from.", "Name a finished run.")
     _check_tuning(settings)
     check_tracking(settings)
+    check_vision_cache(settings)
     return source
 
 
