@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from medvqa_cli.records import VQASample
 
-VOCABULARY_FILE = "closed_vocab.json"
 FORMAT = 1
 HINT = "Delete it, or leave out --closed-vocab: then one is built from the training split."
 

@@ -8,13 +8,7 @@ from medvqa_cli.data.prepared.store import read_split
 from medvqa_cli.errors import SettingsError
 from medvqa_cli.inference.candidates import choose_answers
 from medvqa_cli.inference.routing import MAX_CANDIDATES, CandidateRouter
-from medvqa_cli.inference.vocabulary import (
-    VOCABULARY_FILE,
-    Vocabulary,
-    build_vocabulary,
-    read_vocabulary,
-    write_vocabulary,
-)
+from medvqa_cli.inference.vocabulary import Vocabulary, build_vocabulary, read_vocabulary, write_vocabulary
 from medvqa_cli.progress import SILENT
 from medvqa_cli.records import Prediction
 from medvqa_cli.workflows.data import open_data
@@ -27,6 +21,8 @@ if TYPE_CHECKING:
     from medvqa_cli.records import VQASample
     from medvqa_cli.runs import Run
     from medvqa_cli.settings.schema import Settings
+
+VOCABULARY_FILE = "closed_vocab.json"
 
 
 def open_router(settings: Settings, run: Run, engine: Engine, progress: Progress) -> CandidateRouter | None:

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from medvqa_cli.errors import DataError, RunError, SettingsError
-from medvqa_cli.inference.vocabulary import VOCABULARY_FILE, read_vocabulary, write_vocabulary
+from medvqa_cli.inference.vocabulary import read_vocabulary, write_vocabulary
 from medvqa_cli.records import prediction_from_json, read_jsonl
 from medvqa_cli.reporting.protocol import list_protocol
-from medvqa_cli.workflows.closed_questions import find_vocabulary, open_router
+from medvqa_cli.workflows.closed_questions import VOCABULARY_FILE, find_vocabulary, open_router
 from medvqa_cli.workflows.data import load_samples, open_data
 from medvqa_cli.workflows.infer import infer_split
 from tests.workflows.test_infer import change
