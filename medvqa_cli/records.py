@@ -106,13 +106,16 @@ class Prediction:
 class Score:
     """Metric values of one prediction; None where a metric is undefined for it.
 
-    `groups` holds the slices it belongs to, such as {"answer_type": "closed", "modality": "CT"}.
+    `groups` holds the slices it belongs to, such as {"answer_type": "closed", "modality": "CT"}. Ids are unique within
+    `dataset` and `split` only.
     """
 
     question_id: str
     image_id: str
     groups: Mapping[str, str]
     values: Mapping[str, float | None]
+    dataset: str = ""
+    split: str = ""
 
 
 def to_json(record: Any) -> dict[str, Any]:

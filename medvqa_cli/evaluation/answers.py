@@ -3,125 +3,174 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from medvqa_cli.evaluation.judging import describe_agreement
+from medvqa_cli.evaluation.measures import PARTS, average, count_measures, list_rules
+from medvqa_cli.evaluation.protocol import describe_scoring
+from medvqa_cli.evaluation.yes_no import RULES, measure_yes_no, read_binary, to_entry
 from medvqa_cli.records import Prediction, Score
-from medvqa_cli.scoring.answers import (
-    is_closed_correct,
-    match_exactly,
-    normalize_answer,
-    parse_yes_no,
-    score_tokens,
-)
+from medvqa_cli.scoring.answers import normalize_answer
 from medvqa_cli.scoring.bayes import bayes_accuracy
-from medvqa_cli.scoring.intervals import bootstrap_mean
-from medvqa_cli.scoring.profiles import MEDVQA
+from medvqa_cli.scoring.bertscore import score_bert
+from medvqa_cli.scoring.clinical import to_number
+from medvqa_cli.scoring.profiles import name_key
+from medvqa_cli.scoring.resampling import Counted, resample_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from medvqa_cli.records import VQASample
+    from medvqa_cli.scoring.bertscore import Encode
     from medvqa_cli.settings.schema import EvaluationSettings
 
 GROUPS = ("answer_type", "question_type", "modality", "organ", "language")
-METRICS = ("accuracy", "exact_match", "token_f1", "token_recall")
 COLLAPSE = 0.9
-RULES = {
-    "accuracy": "closed questions: yes/no parsed by word boundary where the gold answer is yes or no, exact match "
-                "otherwise; open questions: exact match",
-    "exact_match": "normalized answers equal; comma lists in any order; alternatives count",
-    "token_f1": "word overlap with the gold answer, F1",
-    "token_recall": "share of the gold answer's words found",
-}
+Tables = dict[str, Counted]
 
 
-def score_predictions(predictions: Iterable[Prediction]) -> list[Score]:
-    """Return one score a prediction: accuracy, exact match, token F1 and recall, each in 0-1."""
-    return [_score(prediction) for prediction in predictions]
+@dataclass(frozen=True, slots=True)
+class Aids:
+    """What scoring is handed because it needs a model: a text encoder, a judge's verdicts; each with its name.
+
+    `verdicts` has one entry a prediction, None where there is none; closed questions are not judged.
+    """
+
+    encode: Encode | None = None
+    encoder: str = ""
+    verdicts: Sequence[bool | None] | None = None
+    judge: str = ""
 
 
-def _score(prediction: Prediction) -> Score:
-    sample, answer = prediction.sample, prediction.answer
-    golds = (sample.answer, *sample.alternatives)
-    exact = match_exactly(answer, golds)
-    closed = sample.answer_type == "closed"
-    tokens = score_tokens(answer, golds)
-    is_binary = closed and normalize_answer(sample.answer) in ("yes", "no")
-    values: dict[str, float | None] = {
-        "accuracy": float(is_closed_correct(answer, sample.answer, sample.alternatives) if closed else exact),
-        "exact_match": float(exact), "token_f1": tokens.f1, "token_recall": tokens.recall,
-        "parsed": float(parse_yes_no(answer) is not None) if is_binary else None,
-        "best_probability": max(sample.answer_probabilities.values()) if sample.answer_probabilities else None,
-    }
+NO_AIDS = Aids()
+
+
+def count_answers(predictions: Sequence[Prediction], settings: EvaluationSettings, aids: Aids = NO_AIDS) -> Tables:
+    """Return what every measure counts of every prediction, under keys such as "token_f1@medvqa".
+
+    A key ends with the profile that made the texts comparable, with the encoder of a BERTScore, or with the judge.
+
+    Raises:
+        SettingsError: If a profile is unknown.
+    """
+    tables = count_measures(predictions, settings.metrics, settings.profiles)
+    if aids.encode is not None:
+        scores = score_bert([p.answer for p in predictions],
+                            [(p.sample.answer, *p.sample.alternatives) for p in predictions], aids.encode)
+        rows = np.asarray([[*(getattr(score, part) for part in PARTS), 1.0] for score in scores])
+        tables |= {name_key(f"bertscore_{part}", aids.encoder): Counted(rows, average(column))
+                   for column, part in enumerate(PARTS)}
+    if aids.verdicts is not None:
+        rows = np.asarray([[float(verdict or False), float(verdict is not None)] for verdict in aids.verdicts])
+        tables[name_key("judged_right", aids.judge)] = Counted(rows, average(0))
+    return tables
+
+
+def score_predictions(predictions: Sequence[Prediction], tables: Tables) -> list[Score]:
+    """Return one score a prediction: every measure of it alone; None where it does not ask about the question."""
+    columns = {key: table.combine(table.rows) for key, table in tables.items()}
+    return [_score(prediction, {key: to_number(values[place]) for key, values in columns.items()})
+            for place, prediction in enumerate(predictions)]
+
+
+def _score(prediction: Prediction, values: dict[str, float | None]) -> Score:
+    sample, binary = prediction.sample, read_binary(prediction)
+    values |= {"parsed": float(binary.answer is not None) if binary else None,
+               "best_probability": max(sample.answer_probabilities.values()) if sample.answer_probabilities else None}
     groups = {name: str(getattr(sample, name)) for name in GROUPS if getattr(sample, name)}
-    return Score(question_id=sample.question_id, image_id=sample.image_id, groups=groups, values=values)
+    return Score(question_id=sample.question_id, image_id=sample.image_id, dataset=sample.dataset, split=sample.split,
+                 groups=groups, values=values)
 
 
-def summarize_scores(scores: Sequence[Score], predictions: Sequence[Prediction], settings: EvaluationSettings, *,
-                     seed: int = 0) -> dict[str, Any]:
+def summarize_answers(predictions: Sequence[Prediction], tables: Tables, settings: EvaluationSettings, *,
+                      aids: Aids = NO_AIDS, seed: int = 0) -> dict[str, Any]:
     """Return overall and grouped metrics with intervals clustered by image, checks, and the protocol.
 
     Returns:
         {"overall", "closed", "open": block; "groups": {group: {value: block}}; "synthetic"; "checks"; "protocol"};
-        a block is {"n", "images", metric: {"value", "low", "high"}}.
+        a block is {"n", "images", key: {"value", "low", "high"[, "n"]}, "clinical"}: see `measure_yes_no` for the last.
+        A value is None where it is undefined; it has an "n" of its own where it is not about all questions, and its
+        key is left out where it is about none.
 
     Raises:
-        ValueError: If there are no scores.
+        ValueError: If there are no predictions.
     """
-    if not scores:
+    if not predictions:
         raise ValueError("there is nothing to summarize")
-
-    def measure(chosen: Sequence[Score]) -> dict[str, Any]:
-        return _measure(chosen, METRICS, settings, seed)
-
-    by_type = {kind: [score for score in scores if score.groups["answer_type"] == kind] for kind in ("closed", "open")}
-    summary: dict[str, Any] = {"overall": measure(scores)}
-    summary.update({kind: measure(chosen) for kind, chosen in by_type.items() if chosen})
-    summary["groups"] = {name: _measure_group(scores, name, measure) for name in GROUPS}
-    known = [p.sample for p in predictions if p.sample.answer_type == "closed" and p.sample.answer_probabilities]
-    summary["synthetic"] = _measure_synthetic(by_type["closed"], known, settings, seed) if known else None
-    summary["checks"] = _check(scores, predictions)
-    summary["protocol"] = _describe_protocol(scores, predictions, settings, seed)
+    board = _Board(predictions, tables, settings, seed)
+    everything = range(len(predictions))
+    by_type = board.part(everything, "answer_type")
+    summary: dict[str, Any] = {"overall": board.measure(everything, clinical=False)}
+    summary |= {kind: board.measure(by_type[kind]) for kind in ("closed", "open") if kind in by_type}
+    summary["groups"] = {name: {value: board.measure(places)
+                                for value, places in sorted(board.part(everything, name).items())} for name in GROUPS}
+    summary["synthetic"] = board.measure_synthetic(by_type.get("closed", ()))
+    summary["checks"] = _check(predictions)
+    rules = list_rules(settings.metrics) | (RULES if "clinical" in settings.metrics else {})
+    summary["protocol"] = describe_scoring([p.sample for p in predictions], rules, settings,
+                                           images=len(set(board.images)), seed=seed)
+    summary["protocol"] |= _describe_aids(aids, tables, predictions)
     return summary
 
 
-def _measure(scores: Sequence[Score], metrics: Sequence[str], settings: EvaluationSettings,
-             seed: int) -> dict[str, Any]:
-    images = [score.image_id for score in scores]
-    block: dict[str, Any] = {"n": len(scores), "images": len(set(images))}
-    for metric in metrics:
-        interval = bootstrap_mean([score.values[metric] or 0.0 for score in scores], images,
-                                  level=settings.confidence_level, resamples=settings.resamples, seed=seed)
-        block[metric] = {"value": interval.estimate, "low": interval.low, "high": interval.high}
-    return block
+class _Board:
+    """Predictions with their counts, and the images they are drawn by."""
+
+    def __init__(self, predictions: Sequence[Prediction], tables: Tables, settings: EvaluationSettings,
+                 seed: int) -> None:
+        self.images = [(p.sample.dataset, p.sample.image_id) for p in predictions]
+        self._samples = [p.sample for p in predictions]
+        self._binary = [read_binary(p) for p in predictions] if "clinical" in settings.metrics else []
+        self._tables, self._settings, self._seed = tables, settings, seed
+
+    def part(self, places: Sequence[int], name: str) -> dict[str, list[int]]:
+        """Return the places of each value of a group; those without one are left out."""
+        found: dict[str, list[int]] = {}
+        for place in places:
+            if value := str(getattr(self._samples[place], name)):
+                found.setdefault(value, []).append(place)
+        return found
+
+    def measure(self, places: Sequence[int], *, clinical: bool = True, only: str = "") -> dict[str, Any]:
+        """Return the block of some predictions, or of it what belongs to one measure."""
+        images = [self.images[place] for place in places]
+        tables = {key: table for key, table in self._tables.items() if not only or key.startswith(f"{only}@")}
+        rows = {id(table.rows): table.rows[list(places)] for table in tables.values()}
+        chosen = {key: Counted(rows[id(table.rows)], table.combine) for key, table in tables.items()}
+        found = resample_counts(chosen, images, level=self._settings.confidence_level,
+                                resamples=self._settings.resamples, seed=self._seed)
+        block: dict[str, Any] = {"n": len(places), "images": len(set(images))}
+        for key, result in found.items():
+            if asked := int(chosen[key].rows[:, -1].sum()):
+                block[key] = to_entry(result) | ({"n": asked} if asked < len(places) else {})
+        return block | (self._measure_binary(places) if clinical and self._binary else {})
+
+    def _measure_binary(self, places: Sequence[int]) -> dict[str, Any]:
+        asked = [(answer, self.images[place]) for place in places if (answer := self._binary[place])]
+        found = measure_yes_no([answer for answer, _ in asked], [image for _, image in asked], self._settings,
+                               self._seed)
+        return {"clinical": found} if found else {}
+
+    def measure_synthetic(self, closed: Sequence[int]) -> dict[str, Any] | None:
+        """Return accuracy where the truth's law is known: unambiguous and ambiguous apart, and the best possible."""
+        known = {place: max(law.values()) for place in closed if (law := self._samples[place].answer_probabilities)}
+        if not known:
+            return None
+        parts = {"unambiguous": [place for place, best in known.items() if best == 1.0],
+                 "ambiguous": [place for place, best in known.items() if best != 1.0]}
+        return {"bayes_accuracy": bayes_accuracy(self._samples[place] for place in known),
+                **{name: self.measure(places, clinical=False, only="accuracy")
+                   for name, places in parts.items() if places}}
 
 
-def _measure_group(scores: Sequence[Score], name: str,
-                   measure: Callable[[Sequence[Score]], dict[str, Any]]) -> dict[str, Any]:
-    members: dict[str, list[Score]] = {}
-    for score in scores:
-        if name in score.groups:
-            members.setdefault(score.groups[name], []).append(score)
-    return {value: measure(chosen) for value, chosen in sorted(members.items())}
-
-
-def _measure_synthetic(closed: Sequence[Score], samples: Sequence[VQASample], settings: EvaluationSettings,
-                       seed: int) -> dict[str, Any]:
-    """Return accuracy where the truth's law is known: unambiguous and ambiguous apart, and the best possible."""
-    known = [score for score in closed if score.values["best_probability"] is not None]
-    sure = [score for score in known if score.values["best_probability"] == 1.0]
-    unsure = [score for score in known if score.values["best_probability"] != 1.0]
-    return {"bayes_accuracy": bayes_accuracy(samples),
-            **{name: _measure(chosen, ["accuracy"], settings, seed)
-               for name, chosen in (("unambiguous", sure), ("ambiguous", unsure)) if chosen}}
-
-
-def _check(scores: Sequence[Score], predictions: Sequence[Prediction]) -> dict[str, Any]:
+def _check(predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Return how many yes/no answers could be parsed, and whether the model says the same to everything."""
-    parsed = [score.values["parsed"] for score in scores if score.values["parsed"] is not None]
+    binary = [found for found in map(read_binary, predictions) if found]
     shares = {kind: _top_answer([p.answer for p in predictions if p.sample.answer_type == kind])
               for kind in ("closed", "open")}
-    return {"yes_no_questions": len(parsed), "yes_no_unparsed": len(parsed) - int(sum(map(float, parsed))),
+    return {"yes_no_questions": len(binary), "yes_no_unparsed": sum(found.answer is None for found in binary),
             "top_answer": {kind: top for kind, top in shares.items() if top},
             "collapsed": [kind for kind, top in shares.items() if top and top["share"] > COLLAPSE]}
 
@@ -133,19 +182,14 @@ def _top_answer(answers: Sequence[str]) -> dict[str, Any] | None:
     return {"answer": text, "share": count / len(answers)}
 
 
-def _describe_protocol(scores: Sequence[Score], predictions: Sequence[Prediction], settings: EvaluationSettings,
-                       seed: int) -> dict[str, Any]:
-    samples = [prediction.sample for prediction in predictions]
-    kinds: Mapping[str, int] = Counter(sample.answer_type for sample in samples)
-    return {
-        "dataset": _join(sample.dataset for sample in samples), "split": _join(sample.split for sample in samples),
-        "languages": _join(sample.language for sample in samples), "n": len(scores), "n_closed": kinds.get("closed", 0),
-        "n_open": kinds.get("open", 0), "images": len({score.image_id for score in scores}),
-        "normalizer": MEDVQA.name, "rules": RULES,
-        "intervals": {"method": "percentile bootstrap over images", "level": settings.confidence_level,
-                      "resamples": settings.resamples, "seed": seed},
-    }
-
-
-def _join(values: Iterable[str]) -> str:
-    return ", ".join(sorted(set(values)))
+def _describe_aids(aids: Aids, tables: Mapping[str, Counted], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Return encoder and judge as a protocol states them; a judge with how far it agrees with exact match."""
+    facts: dict[str, Any] = {"encoder": aids.encoder or None}
+    if aids.verdicts is not None:
+        table = next(table for key, table in tables.items() if key.startswith("exact_match@"))
+        pairs = [(verdict, bool(exact)) for verdict, exact, prediction
+                 in zip(aids.verdicts, table.combine(table.rows), predictions, strict=True)
+                 if prediction.sample.answer_type == "open"]
+        facts["judge"] = {"name": aids.judge, "agreement": describe_agreement(
+            [verdict for verdict, _ in pairs], [exact for _, exact in pairs])}
+    return facts

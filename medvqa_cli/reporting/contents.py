@@ -10,6 +10,7 @@ from medvqa_cli.reporting.answers import build_results, build_summary, keep_stat
 from medvqa_cli.reporting.blocks import Note, Section
 from medvqa_cli.reporting.calibration import build_calibration
 from medvqa_cli.reporting.data import build_data, list_findings
+from medvqa_cli.reporting.estimates import find_metric
 from medvqa_cli.reporting.formatting import format_count
 from medvqa_cli.reporting.gallery import Entry
 from medvqa_cli.reporting.provenance import build_provenance
@@ -88,24 +89,30 @@ def describe_run(contents: Contents) -> str:
 
 def list_entries(contents: Contents) -> list[Entry]:
     """Return every answered question with its outcome, its confidence and the other answers to it."""
-    correct = {row["question_id"]: row["values"].get("accuracy") for row in contents.scores}
+    correct = {_name_score(row): find_metric(row["values"], "accuracy") for row in contents.scores}
     details = {row["question_id"]: row for row in contents.details}
     others = {tag: {_identify(item): item.answer for item in rows}
               for tag, rows in contents.predictions.items() if tag != "main"}
     return [_make_entry(prediction, correct, details, others) for prediction in contents.predictions.get("main", ())]
 
 
-def _make_entry(prediction: Prediction, correct: Mapping[str, float | None], details: Mapping[str, Mapping[str, Any]],
-                others: Mapping[str, Mapping[tuple[str, ...], str]]) -> Entry:
+def _make_entry(prediction: Prediction, correct: Mapping[tuple[str, ...], float | None],
+                details: Mapping[str, Mapping[str, Any]], others: Mapping[str, Mapping[tuple[str, ...], str]]) -> Entry:
     detail = details.get(prediction.sample.question_id)
-    value = correct.get(prediction.sample.question_id)
     key = _identify(prediction)
+    value = correct.get(key, correct.get(key[2:]))
     outcome = "not scored" if value is None else "right" if value >= 1 else "wrong"
     confidence, basis = _find_confidence(prediction, detail)
     lines = [(name_tag(tag), answers[key]) for tag, answers in others.items() if key in answers]
     if detail is not None:
         lines.append(("Sampled", _say_votes(detail)))
     return Entry(prediction, outcome, confidence, basis, tuple(lines))
+
+
+def _name_score(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return which question a score is of; those of older versions name neither data set nor split."""
+    named = (str(row["dataset"]), str(row["split"])) if row.get("dataset") else ()
+    return (*named, str(row["question_id"]))
 
 
 def _identify(prediction: Prediction) -> tuple[str, ...]:

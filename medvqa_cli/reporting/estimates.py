@@ -52,15 +52,28 @@ class Bin:
     confidence: float | None
 
 
+def find_metric(values: Mapping[str, Any], metric: str) -> Any:
+    """Return what stands under a metric's name, or under "NAME@PROFILE" with the first profile it was measured under.
+
+    Metrics of older versions have no profile in their key. None if the metric is not there.
+    """
+    if metric in values:
+        return values[metric]
+    return next((value for key, value in values.items() if key.startswith(f"{metric}@")), None)
+
+
 def read_estimate(block: Mapping[str, Any], metric: str) -> Estimate:
     """Return one metric of a block {"n", "images", metric: {"value", "low", "high"}}; undefined if it is not there.
+
+    `metric` is a key, or a name without its profile: see `find_metric`.
 
     Raises:
         RunError: If the block has another shape.
     """
     try:
-        part = block.get(metric) or {"value": None}
-        return Estimate(part["value"], part.get("low"), part.get("high"), block["n"], block["images"])
+        part = find_metric(block, metric) or {"value": None}
+        return Estimate(part["value"], part.get("low"), part.get("high"), part.get("n", block["n"]),
+                        block["images"])
     except (KeyError, TypeError, AttributeError) as error:
         raise _refuse_shape(f"'{metric}'") from error
 

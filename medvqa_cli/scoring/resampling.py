@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     # Sums [..., k] -> the statistic [...], NaN where it is undefined.
     Combine = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+Name = TypeVar("Name", bound="Hashable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,8 @@ class Resampled:
     high: float | None
 
 
-def resample_counts(tables: Mapping[str, Counted], clusters: Sequence[Hashable], *, level: float = 0.95,
-                    resamples: int = 2000, seed: int = 0) -> dict[str, Resampled]:
+def resample_counts(tables: Mapping[Name, Counted], clusters: Sequence[Hashable], *, level: float = 0.95,
+                    resamples: int = 2000, seed: int = 0) -> dict[Name, Resampled]:
     """Return each statistic with its percentile interval under resampling of whole clusters.
 
     Resamples in which a statistic is undefined are left out of its interval.
@@ -56,14 +59,50 @@ def resample_counts(tables: Mapping[str, Counted], clusters: Sequence[Hashable],
     """
     owner = number_clusters(clusters)
     count = int(owner.max()) + 1
-    sums = {name: _sum_by_cluster(table.rows, owner, count) for name, table in tables.items()}
-    draws: dict[str, list[NDArray[np.float64]]] = {name: [] for name in tables}
-    if count > 1:
-        for weights in draw_weights(count, resamples, seed):
-            for name, table in tables.items():
-                draws[name].append(table.combine(weights @ sums[name]))
-    return {name: _summarize(table.combine(sums[name].sum(axis=0)), draws[name], level)
+    sums = {key: _sum_by_cluster(rows, owner, count) for key, rows in
+            {id(table.rows): table.rows for table in tables.values()}.items()}  # measures may share their rows
+    draws: dict[Name, list[NDArray[np.float64]]] = {name: [] for name in tables}
+    for weights in draw_weights(count, resamples, seed) if count > 1 else ():
+        drawn = {key: weights @ totals for key, totals in sums.items()}
+        for name, table in tables.items():
+            draws[name].append(table.combine(drawn[id(table.rows)]))
+    return {name: _summarize(table.combine(sums[id(table.rows)].sum(axis=0)), draws[name], level)
             for name, table in tables.items()}
+
+
+def resample_levels(values: Sequence[float], is_positive: Sequence[bool], combine: Combine,
+                    clusters: Sequence[Hashable], *, level: float = 0.95, resamples: int = 2000,
+                    seed: int = 0) -> Resampled:
+    """Return a statistic of ranks, such as `clinical.combine_auroc`, with its interval under resampling of clusters.
+
+    The positives and negatives of each distinct value are summed anew for every draw, a few draws at a time, so that
+    the memory needed grows with the number of questions only.
+
+    Args:
+        values: One number a question.
+        is_positive: Its class.
+        combine: From counts by value, ascending: positives, then negatives [..., 2 * levels].
+        clusters: The image each question is about.
+        level: Coverage wanted, in 0-1.
+        resamples: Bootstrap draws.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If there are no questions.
+    """
+    order = np.argsort(np.asarray(values, float), kind="stable")
+    ranked, positive = np.asarray(values, float)[order], np.asarray(is_positive, float)[order]
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(ranked) > 0]))
+    numbers = number_clusters(clusters)
+    owner, count = numbers[order], int(numbers.max()) + 1
+
+    def measure(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        parts = [np.add.reduceat(weights * kind, starts, axis=-1) for kind in (positive, 1 - positive)]
+        return combine(np.concatenate(parts, axis=-1))
+
+    draws = [measure(weights[:, owner]) for weights in draw_weights(count, resamples, seed, block=100)] \
+        if count > 1 else []
+    return _summarize(measure(np.ones(len(owner))), draws, level)
 
 
 def take_mean(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
@@ -46,6 +46,15 @@ class AliasSettings(Section):
 class EvaluationSettings(Section):
     """How answers are scored."""
 
+    profiles: Annotated[tuple[Literal["medvqa", "vqa", "llava-med", "squad"], ...], Field(min_length=1)] = ("medvqa",)
+    """How texts are made comparable; every metric is measured under each, the first stands in tables."""
+    metrics: tuple[Literal["tokens", "open_recall", "bleu", "rouge", "choices", "clinical"], ...] = (
+        "tokens", "open_recall", "bleu", "rouge", "choices", "clinical")
+    """What is measured besides accuracy and exact match."""
+    encoder: str | None = None
+    """Folder or hub id of a text encoder: measures BERTScore with it."""
+    encoder_layer: PositiveInt | None = None
+    """Hidden layer of the encoder that is compared, counted from 1; the last if not given."""
     confidence_level: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     """Level of the intervals."""
     resamples: PositiveInt = 2000

@@ -9,37 +9,70 @@ from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import Prediction, prediction_from_json, read_jsonl, write_atomically, write_json, write_jsonl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from medvqa_cli.evaluation.answers import Aids
+    from medvqa_cli.evaluation.judging import Judge
     from medvqa_cli.runs import Run
-    from medvqa_cli.settings.schema import Settings
+    from medvqa_cli.settings.schema import EvaluationSettings, Settings
 
 
-def evaluate_answers(run: Run, settings: Settings, *, tag: str = "", progress: Progress = SILENT) -> dict[str, Any]:
+def evaluate_answers(run: Run, settings: Settings, *, tag: str = "", judge: Judge | None = None,
+                     progress: Progress = SILENT) -> dict[str, Any]:
     """Score a run's predictions, write `scores.jsonl`, merge the summary into `metrics.json` and return it.
 
     Args:
         run: Holds `predictions.jsonl`, or `predictions-TAG.jsonl`.
         settings: `evaluation` and `seed` are used.
         tag: Which predictions.
+        judge: Says of each open answer whether it is right; its verdicts are kept in `judgements.jsonl`.
         progress: Where to report.
 
     Raises:
         RunError: If there are no predictions, or a row is damaged or doubled.
+        ModelError: If the text encoder cannot be loaded.
     """
-    from medvqa_cli.evaluation.answers import score_predictions, summarize_scores
+    from medvqa_cli.evaluation.answers import count_answers, score_predictions, summarize_answers
+    from medvqa_cli.evaluation.protocol import describe_inference
 
     suffix = f"-{tag}" if tag else ""
     predictions = read_predictions(run.path / f"predictions{suffix}.jsonl")
-    scores = score_predictions(predictions)
-    summary = summarize_scores(scores, predictions, settings.evaluation, seed=settings.seed)
+    aids = _gather_aids(run, predictions, settings.evaluation, judge)
+    tables = count_answers(predictions, settings.evaluation, aids)
+    summary = summarize_answers(predictions, tables, settings.evaluation, aids=aids, seed=settings.seed)
     meta = _read_meta(run, f"predictions{suffix}")
     summary["baselines"] = meta.pop("baselines", None)
+    summary["protocol"] |= describe_inference(meta, len(predictions))
     _add_completeness(summary, meta, len(predictions), progress)
-    write_jsonl(run.path / f"scores{suffix}.jsonl", scores)
+    write_jsonl(run.path / f"scores{suffix}.jsonl", score_predictions(predictions, tables))
     merge_metrics(run, "answers", {tag or "main": summary})
     return summary
+
+
+def _gather_aids(run: Run, predictions: Sequence[Prediction], settings: EvaluationSettings,
+                 judge: Judge | None) -> Aids:
+    """Return the text encoder that the settings name, and a judge's verdicts on the open answers."""
+    from medvqa_cli.evaluation.answers import Aids
+    from medvqa_cli.evaluation.judging import Claim, judge_claims
+
+    encode, verdicts = None, None
+    if settings.encoder:
+        from medvqa_cli.models.text_encoders import load_text_encoder
+
+        encode = load_text_encoder(settings.encoder, settings.encoder_layer)
+    if judge:
+        places = [place for place, p in enumerate(predictions) if p.sample.answer_type == "open"]
+        claims = [Claim(p.sample.question, p.sample.answer, p.answer) for p in map(predictions.__getitem__, places)]
+        found = dict(zip(places, judge_claims(claims, judge, run.path / "judgements.jsonl"), strict=True))
+        verdicts = [found.get(place) for place in range(len(predictions))]
+    return Aids(encode, name_encoder(settings), verdicts, judge.name if judge else "")
+
+
+def name_encoder(settings: EvaluationSettings) -> str:
+    """Return a text encoder's short name with its layer, such as "all-MiniLM-L6-v2:5"; empty without one."""
+    layer = f":{settings.encoder_layer}" if settings.encoder_layer else ""
+    return settings.encoder.rstrip("/").rsplit("/", 1)[-1] + layer if settings.encoder else ""
 
 
 def evaluate_samples(run: Run, settings: Settings, *, progress: Progress = SILENT) -> dict[str, Any]:
@@ -80,17 +113,28 @@ def read_predictions(path: Path) -> list[Prediction]:
     predictions = [_parse(row, path, number) for number, row in enumerate(read_jsonl(path), start=1)]
     if not predictions:
         raise RunError(f"'{path}' is empty.", "Run the stage that writes it again.")
-    seen: set[str] = set()
+    seen: set[tuple[str, str, str]] = set()
     for prediction in predictions:
-        if prediction.sample.question_id in seen:
-            raise RunError(f"'{path}' answers question '{prediction.sample.question_id}' twice.",
+        sample = prediction.sample
+        key = sample.dataset, sample.split, sample.question_id
+        if key in seen:
+            raise RunError(f"'{path}' answers question '{sample.question_id}' twice.",
                            "Remove one of the rows, or answer anew with --overwrite.")
-        seen.add(prediction.sample.question_id)
+        seen.add(key)
     return predictions
 
 
 def merge_metrics(run: Run, key: str, content: Mapping[str, Any]) -> None:
-    """Put results under a key of `metrics.json`; those under other keys, and other tags, are kept."""
+    """Put results under a key of `metrics.json`; those under other keys, and other tags, are kept.
+
+    Raises:
+        ValueError: If answers' numbers come without a whole protocol: they are not kept.
+    """
+    from medvqa_cli.evaluation.protocol import find_gaps
+
+    for tag, block in content.items() if key == "answers" else ():
+        if gaps := find_gaps(block.get("protocol") or {}):
+            raise ValueError(f"the numbers of '{tag}' do not state how they were made: {', '.join(gaps)}")
     metrics = run.read_json("metrics.json") if (run.path / "metrics.json").exists() else {}
     kept = metrics.get(key, {}) if key == "answers" else {}
     write_json(run.path / "metrics.json", metrics | {key: {**kept, **content}})

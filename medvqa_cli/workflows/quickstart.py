@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.progress import SILENT, Progress
+from medvqa_cli.reporting.estimates import read_estimate
 from medvqa_cli.reporting.formatting import format_value
 from medvqa_cli.settings.schema import Settings, make_settings, to_tree
 from medvqa_cli.workflows.analysis import analyze_data
@@ -101,19 +102,20 @@ def summarize(answers: dict[str, Any], calibration: dict[str, Any]) -> list[tupl
     floor, law = calibration["bias_floor"], calibration["known_law"]
     ece = calibration["intervals"]["ece"]
     return [
-        ("Closed accuracy, unambiguous", _show(known["unambiguous"]["accuracy"]), "1.000 is possible"),
-        ("Closed accuracy, all", _show(main["closed"]["accuracy"]),
+        ("Closed accuracy, unambiguous", _show(known["unambiguous"], "accuracy"), "1.000 is possible"),
+        ("Closed accuracy, all", _show(main["closed"], "accuracy"),
          f"{format_value(known['bayes_accuracy'])} is the best possible"),
-        ("  before training", _show(before["closed"]["accuracy"]), ""),
-        ("  blank images", _show(blank["closed"]["accuracy"]),
+        ("  before training", _show(before["closed"], "accuracy"), ""),
+        ("  blank images", _show(blank["closed"], "accuracy"),
          f"{format_value(baselines['same_question_text'])} from the question's text alone"),
-        ("Open exact match", _show(main["open"]["exact_match"]),
-         f"{format_value(before['open']['exact_match']['value'])} before training"),
+        ("Open exact match", _show(main["open"], "exact_match"),
+         f"{format_value(read_estimate(before['open'], 'exact_match').value)} before training"),
         ("Calibration error (ECE)", format_value(calibration["ece"], ece["low"], ece["high"]),
          f"{format_value(floor)} if perfectly calibrated"),
         ("p(yes) off the truth, ambiguous", format_value(law["mean_absolute_error_ambiguous"]), "0 is exact"),
     ]
 
 
-def _show(metric: dict[str, float | None]) -> str:
-    return format_value(metric["value"], metric["low"], metric["high"])
+def _show(block: dict[str, Any], metric: str) -> str:
+    score = read_estimate(block, metric)
+    return format_value(score.value, score.low, score.high)

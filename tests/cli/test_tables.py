@@ -46,7 +46,7 @@ def test_scores_are_shown_by_group_with_baselines_and_a_warning_if_incomplete(me
 
 def test_the_document_is_whole_with_json(document, answered):
     metrics = document("eval", "answers", "--run", "a", "--resamples", "50")["metrics"]
-    assert metrics["closed"]["accuracy"]["value"] == pytest.approx(2 / 3)
+    assert metrics["closed"]["accuracy@medvqa"]["value"] == pytest.approx(2 / 3)
     assert metrics["incomplete"] is True
 
 

@@ -34,13 +34,13 @@ def test_disclaimer_stands_above_and_below(page):
 def test_headlines_carry_interval_number_and_protocol(page, metrics):
     items = {item.one("h3").text: item for item in page.one("ul", class_="headlines").find("li")}
     main = metrics["answers"]["main"]
-    closed = main["closed"]["accuracy"]
+    closed = main["closed"]["accuracy@medvqa"]
     card = items["Closed accuracy"]
     assert card.one(class_="value").text == f"{closed['value']:.3f}"
     assert card.one(class_="interval").text == f"{closed['low']:.3f} to {closed['high']:.3f}"
     assert card.one(class_="basis").text == f"{main['closed']['n']} questions on {main['closed']['images']} images"
     assert items["Closed accuracy, unambiguous"].one(class_="value").text == (
-        f"{main['synthetic']['unambiguous']['accuracy']['value']:.3f}")
+        f"{main['synthetic']['unambiguous']['accuracy@medvqa']['value']:.3f}")
     error = items["Calibration error (ECE)"]
     assert error.one(class_="value").text == f"{metrics['calibration']['ece']:.3f}"
     assert f"{metrics['calibration']['bias_floor']:.3f} if perfectly calibrated" in error.one(class_="basis").text
@@ -58,7 +58,7 @@ def test_comparison_shows_controls_baselines_and_the_best_possible(page, metrics
                           "Majority per question type (no picture)", "Same question in training (no picture)",
                           "Best possible (Bayes)"]
     for label, tag in (("This model", "main"), ("Before training", "before"), ("Blank images", "blank")):
-        score = answers[tag]["closed"]["accuracy"]
+        score = answers[tag]["closed"]["accuracy@medvqa"]
         assert rows[label][0] == f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
     assert rows["Best possible (Bayes)"][0] == f"{answers['main']['synthetic']['bayes_accuracy']:.3f}"
     majority = [answers["main"]["baselines"][kind]["majority"] for kind in ("closed", "open")]
@@ -70,9 +70,9 @@ def test_results_show_every_part_with_interval_baseline_and_controls(page, metri
     groups = metrics["answers"]["main"]["groups"]["question_type"]
     assert set(rows) == set(groups)
     for name, block in groups.items():
-        score = block["accuracy"]
+        score = block["accuracy@medvqa"]
         baseline = metrics["answers"]["main"]["baselines"]["question_type"][name]["majority_per_question_type"]
-        blank = metrics["answers"]["blank"]["groups"]["question_type"][name]["accuracy"]["value"]
+        blank = metrics["answers"]["blank"]["groups"]["question_type"][name]["accuracy@medvqa"]["value"]
         assert rows[name][0] == f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
         assert rows[name][1:4] == [str(block["n"]), str(block["images"]), f"{baseline:.3f}"]
         assert rows[name][-1].startswith(f"{blank:.3f} [")
@@ -99,7 +99,7 @@ def test_every_table_and_figure_of_numbers_states_its_protocol(page):
 
 def test_meters_draw_the_numbers_beside_them(page, metrics):
     row = next(row for row in page.find("tr") if row.find("th") and row.find("th")[0].text == "This model")
-    score = metrics["answers"]["main"]["closed"]["accuracy"]
+    score = metrics["answers"]["main"]["closed"]["accuracy@medvqa"]
     fill, span = row.find("rect", class_="fill")[0], row.find("rect", class_="range")[0]
     assert float(fill.attributes["width"]) == pytest.approx(100 * score["value"], abs=0.006)
     assert float(span.attributes["x"]) == pytest.approx(100 * score["low"], abs=0.006)

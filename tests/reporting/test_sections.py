@@ -62,8 +62,8 @@ def test_doubts_about_the_answers_are_said(own):
 
 
 def test_share_kept_with_blank_images(own):
-    own["answers"]["main"]["closed"]["accuracy"]["value"] = 0.8
-    own["answers"]["blank"]["closed"]["accuracy"]["value"] = 0.6
+    own["answers"]["main"]["closed"]["accuracy@medvqa"]["value"] = 0.8
+    own["answers"]["blank"]["closed"]["accuracy@medvqa"]["value"] = 0.6
     table = next(block for block in build_summary(own["answers"], {}, []).blocks if isinstance(block, Table))
     assert table.note.startswith("With blank images the model keeps 75 % of its closed accuracy: that much is guessed")
 
@@ -144,7 +144,8 @@ def test_measures_say_their_interval_and_meaning(own):
     rows = {row[0]: row[1] for row in table.rows}
     ece = block["intervals"]["ece"]
     assert rows["Calibration error (ECE)"] == f"{block['ece']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}]"
-    assert rows["Overconfidence"] == f"{block['overconfidence']:.3f}"
+    over = block["intervals"]["overconfidence"]
+    assert rows["Overconfidence"] == f"{block['overconfidence']:.3f} [{over['low']:.3f}, {over['high']:.3f}]"
     assert all(row[2] for row in table.rows)
 
 

@@ -10,6 +10,8 @@ from medvqa_cli.reporting.tables import (
     summarize_calibration,
 )
 
+METRICS = ("accuracy@medvqa", "exact_match@medvqa", "token_f1@medvqa")
+
 
 def show(score: dict) -> str:
     return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
@@ -20,10 +22,10 @@ def test_answers_part_by_part(metrics):
     rows = summarize_answers(block)
     assert {len(row) for row in rows} == {len(ANSWER_COLUMNS)}
     assert rows[1] == ("closed", str(block["closed"]["n"]), str(block["closed"]["images"]),
-                       *(show(block["closed"][metric]) for metric in ("accuracy", "exact_match", "token_f1")))
+                       *(show(block["closed"][metric]) for metric in METRICS))
     found = {row[0]: row for row in rows}
     ct = block["groups"]["modality"]["CT"]
-    assert found["modality CT"][1:4] == (str(ct["n"]), str(ct["images"]), show(ct["accuracy"]))
+    assert found["modality CT"][1:4] == (str(ct["n"]), str(ct["images"]), show(ct["accuracy@medvqa"]))
     assert "language en" not in found  # one value tells nothing apart
     assert found["closed: majority answer"][3] == f"{block['baselines']['closed']['majority']:.3f}"
 

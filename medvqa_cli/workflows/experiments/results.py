@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.errors import RunError
 from medvqa_cli.records import read_jsonl
+from medvqa_cli.reporting.estimates import find_metric, read_estimate
 from medvqa_cli.workflows.experiments.jobs import Job, find_pending, is_done
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def read_result(job: Job, values: Mapping[str, Any]) -> RunResult:
     scores: dict[str, dict[Question, float]] = {}
     if is_done(job, "evaluate") and "evaluate" not in pending:
         answers = job.run.read_json("metrics.json")["answers"][job.tag or "main"]
-        metrics |= {name: answers[kind][key]["value"] for name, (kind, key) in MEASURES.items() if kind in answers}
+        metrics |= {name: value for name, (kind, key) in MEASURES.items()
+                    if kind in answers and (value := read_estimate(answers[kind], key).value) is not None}
         scores = _read_scores(job, answers["protocol"])
     if is_done(job, "calibrate") and "calibrate" not in pending:
         metrics[ECE] = job.run.read_json("metrics.json")["calibration"]["ece"]
@@ -64,7 +66,7 @@ def _read_scores(job: Job, protocol: Mapping[str, Any]) -> dict[str, dict[Questi
             question = (data, str(protocol["split"]), str(row["image_id"]), str(row["question_id"]))
             for name, (kind, key) in MEASURES.items():
                 if row["groups"]["answer_type"] == kind:
-                    scores.setdefault(name, {})[question] = float(row["values"][key])
+                    scores.setdefault(name, {})[question] = float(find_metric(row["values"], key))
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path}, line {number}: not a score ({error}).",
                            f"Score it anew with `medvqa eval answers --run {job.run.path}`.") from error
