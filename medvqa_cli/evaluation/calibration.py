@@ -1,144 +1,140 @@
-"""Sampled answers to confidence, and confidence against truth, on yes/no questions."""
+"""Confidence against truth: every measure with its interval, and how it was measured."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvqa_cli.errors import DataError
+from medvqa_cli.evaluation.details import Detail, Source, count_votes, to_rows
 from medvqa_cli.scoring import calibration as scoring
-from medvqa_cli.scoring.answers import normalize_answer, parse_yes_no
-from medvqa_cli.scoring.intervals import bootstrap_statistic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from medvqa_cli.records import Prediction
-    from medvqa_cli.scoring.intervals import Statistic
+    from medvqa_cli.scoring.intervals import Interval
     from medvqa_cli.settings.schema import EvaluationSettings
 
-RULES = {
-    "confidence": "share of the majority among the sampled answers that parse as yes or no; unparsed answers do not "
-                  "count; without any valid answer 0.5",
-    "predicted": "yes if p_yes >= 0.5, else no",
-    "ece": "sum over equal-width bins (lower, upper] of (size / n) |accuracy - confidence|",
-    "overconfidence": "the part of the ECE from bins whose confidence exceeds their accuracy",
-    "bias_floor": "mean ECE of a perfectly calibrated model with these p_yes, questions and samples, by simulation",
+__all__ = ["RULES", "Detail", "count_votes", "list_measures", "summarize_confidence", "to_rows"]
+
+CONFIDENCES: dict[Source, str] = {
+    "sampling": "share of the majority among the sampled answers that parse as yes or no; unparsed answers do not "
+                "count; without any valid answer 0.5",
+    "logits": "probability of the answer among the candidates offered, softmax of their log-probabilities",
+    "likelihood": "geometric mean of the probabilities of the answer's tokens",
+    "verbalized": "what the answer's text states last; answers that state none are left out",
 }
+RULES = {
+    "ece": "sum over equal-width bins (lower, upper] of (size / n) |accuracy - confidence|",
+    "ece_equal_mass": "the same over bins of about equal size; equal confidences stay together",
+    "ece_debiased": "the ECE less what chance adds to it (Kumar et al. 2019); may fall below 0",
+    "overconfidence": "the part of the ECE from bins whose confidence exceeds their accuracy",
+    "brier": "mean squared difference of confidence and correctness; on yes/no questions that of p_yes and truth too",
+    "nll": "mean negative log-likelihood of correctness in nats, confidences held inside [clip, 1 - clip]",
+    "auroc": "chance that a right answer is surer than a wrong one",
+    "aurc": "mean over k of the share of wrong answers among the k surest",
+    "excess_aurc": "the AURC less that of the best order at this accuracy",
+}
+FLOORS = {
+    True: "mean ECE of a perfectly calibrated model with these p_yes, questions and samples, by simulation",
+    False: "mean ECE of a perfectly calibrated model with these confidences, by simulation",
+}
+PREDICTED = "yes if p_yes >= 0.5, else no"
+EXACT_CLIP = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Detail:
-    """One question's sampled answers; field names are those of the framework this command replaces."""
-
-    question_id: str
-    image_id: str
-    question: str
-    ground_truth: str
-    predicted: str
-    confidence: float
-    p_yes: float
-    p_no: float
-    is_correct: bool
-    is_valid: bool
-    yes_count: int
-    no_count: int
-    unknown_count: int
-    true_p_yes: float | None
-
-
-def count_votes(predictions: Sequence[Prediction]) -> list[Detail]:
-    """Return what the sampled answers to each yes/no question say.
-
-    Raises:
-        DataError: If no prediction is about a closed question whose gold answer is yes or no.
-    """
-    details = [_count(prediction) for prediction in predictions
-               if prediction.sample.answer_type == "closed" and _is_yes_no(prediction.sample.answer)]
-    if not details:
-        raise DataError("There is no closed question with a yes/no answer among the sampled ones.",
-                        "Calibration is measured on yes/no questions: choose another split or --question-type.")
-    return details
-
-
-def _is_yes_no(gold: str) -> bool:
-    return normalize_answer(gold) in ("yes", "no")
-
-
-def _count(prediction: Prediction) -> Detail:
-    counts = {"yes": 0, "no": 0, None: 0}
-    for answer in prediction.samples:
-        counts[parse_yes_no(answer.text)] += answer.count
-    vote = scoring.vote_yes_no(counts["yes"], counts["no"])
-    sample = prediction.sample
-    gold = normalize_answer(sample.answer)
-    law = sample.answer_probabilities
-    return Detail(question_id=sample.question_id, image_id=sample.image_id, question=sample.question, ground_truth=gold,
-                  predicted=vote.answer, confidence=vote.confidence, p_yes=vote.p_yes, p_no=1 - vote.p_yes,
-                  is_correct=vote.is_valid and vote.answer == gold, is_valid=vote.is_valid, yes_count=counts["yes"],
-                  no_count=counts["no"], unknown_count=counts[None],
-                  true_p_yes=law.get("yes", 0.0) if law is not None else None)
+def choose_clip(num_samples: int | None) -> float:
+    """Return how near to 0 and 1 a confidence counts: half of what one sample more or less shows."""
+    return 1 / (2 * num_samples) if num_samples else EXACT_CLIP
 
 
 def summarize_confidence(details: Sequence[Detail], settings: EvaluationSettings, *, num_bins: int,
-                         num_samples: int, seed: int = 0) -> dict[str, Any]:
+                         num_samples: int | None, seed: int = 0, source: Source = "sampling",
+                         asked: int | None = None) -> dict[str, Any]:
     """Return calibration metrics with intervals clustered by image, bins, bias floor and protocol.
 
-    A question without any valid answer counts as wrong with confidence 0.5, and in `valid_response_rate`.
+    A question without any valid sampled answer counts as wrong with confidence 0.5, and in `valid_response_rate`.
+
+    Args:
+        details: One row a question.
+        settings: Of the intervals.
+        num_bins: Bins.
+        num_samples: Answers drawn for each; None where the confidence is no share of samples.
+        seed: Of bootstrap and simulation.
+        source: How the confidences were made.
+        asked: Closed questions answered, those without a confidence included; None: as many as details.
     """
-    bins = scoring.bin_confidences([d.confidence for d in details], [d.is_correct for d in details], num_bins)
-    answers = sum(d.yes_count + d.no_count + d.unknown_count for d in details)
-    valid = sum(d.yes_count + d.no_count for d in details)
-    return {
-        "ece": scoring.expected_calibration_error(bins), "mce": scoring.maximum_calibration_error(bins),
-        "overconfidence": scoring.overconfidence(bins), "underconfidence": scoring.underconfidence(bins),
-        "accuracy": float(np.mean([d.is_correct for d in details])),
-        "mean_confidence": float(np.mean([d.confidence for d in details])),
-        "brier": scoring.brier_score([d.p_yes for d in details], [d.ground_truth == "yes" for d in details]),
-        "bias_floor": scoring.simulate_bias_floor([d.p_yes for d in details], num_samples, num_bins, seed=seed),
-        "valid_response_rate": valid / answers if answers else 0.0,
+    sure, right = [d.confidence for d in details], [d.is_correct for d in details]
+    options: dict[str, Any] = {"num_bins": num_bins, "level": settings.confidence_level,
+                               "resamples": settings.resamples, "seed": seed}
+    measures = list_measures(sure, right, [d.image_id for d in details], choose_clip(num_samples), options)
+    sweep, sweep_bins = scoring.sweep_calibration_error(sure, right)
+    bins = scoring.bin_confidences(sure, right, num_bins)
+    return {name: interval.estimate if math.isfinite(interval.estimate) else None
+            for name, interval in measures.items()} | {
+        "ece_sweep": sweep, "ece_sweep_bins": sweep_bins,
+        "squared_error_debiased": scoring.squared_calibration_error(bins),
+        "brier_parts": asdict(scoring.decompose_brier(sure, right, num_bins)),
+        "bias_floor": _simulate_floor(details, num_samples, num_bins, seed),
+        "valid_response_rate": _share_valid(details, asked),
         "questions_without_valid_answer": sum(not d.is_valid for d in details),
-        "num_questions": len(details), "num_samples": num_samples,
-        "intervals": _measure_intervals(details, num_bins, settings, seed),
+        "questions_without_confidence": (asked or len(details)) - len(details),
+        "num_questions": len(details), "num_samples": num_samples, "method": source,
+        "intervals": {name: {"low": interval.low, "high": interval.high} for name, interval in measures.items()},
         "known_law": _compare_with_truth(details),
-        "bin_data": [{"bin_lower": b.lower, "bin_upper": b.upper, "bin_size": b.size, "accuracy": b.accuracy,
-                      "confidence": b.confidence, "gap": b.gap} for b in bins],
-        "protocol": {"rules": RULES, "num_bins": num_bins, "n": len(details),
-                     "images": len({d.image_id for d in details}),
+        "bin_data": _list_bins(details, options),
+        "risk_coverage": [{"threshold": threshold, "coverage": coverage, "risk": risk}
+                          for threshold, coverage, risk in scoring.trace_risk(sure, right)],
+        "protocol": {"rules": _list_rules(source), "num_bins": num_bins, "n": len(details),
+                     "clip": choose_clip(num_samples), "images": len({d.image_id for d in details}),
                      "intervals": {"method": "percentile bootstrap over images", "level": settings.confidence_level,
                                    "resamples": settings.resamples, "seed": seed}},
     }
 
 
-def _measure_intervals(details: Sequence[Detail], num_bins: int, settings: EvaluationSettings,
-                       seed: int) -> dict[str, Any]:
-    images = [d.image_id for d in details]
-    sure = np.asarray([d.confidence for d in details])
-    right = np.asarray([d.is_correct for d in details], float)
-    statistics: dict[str, Statistic] = {
-        "accuracy": lambda rows: float(right[rows].mean()),
-        "mean_confidence": lambda rows: float(sure[rows].mean()),
-        "ece": lambda rows: scoring.measure_error(sure[rows], right[rows], num_bins),
-    }
-    found = {name: bootstrap_statistic(statistic, images, level=settings.confidence_level,
-                                       resamples=settings.resamples, seed=seed)
-             for name, statistic in statistics.items()}
-    return {name: {"low": interval.low, "high": interval.high} for name, interval in found.items()}
+def list_measures(sure: Sequence[float], right: Sequence[bool], images: Sequence[str], clip: float,
+                  options: dict[str, Any]) -> dict[str, Interval]:
+    """Return every measure with its interval; `options` are those of `scoring.measure_calibration`."""
+    return scoring.measure_calibration(sure, right, images, clip=clip, **options)
+
+
+def _list_rules(source: Source) -> dict[str, str]:
+    predicted = {"predicted": PREDICTED} if source == "sampling" else {}
+    return {"confidence": CONFIDENCES[source], **predicted, **RULES, "bias_floor": FLOORS[source == "sampling"]}
+
+
+def _simulate_floor(details: Sequence[Detail], num_samples: int | None, num_bins: int, seed: int) -> float:
+    if num_samples:
+        return scoring.simulate_bias_floor([d.p_yes if d.p_yes is not None else d.confidence for d in details],
+                                           num_samples, num_bins, seed=seed)
+    return scoring.simulate_confidence_floor([d.confidence for d in details], num_bins, seed=seed)
+
+
+def _share_valid(details: Sequence[Detail], asked: int | None) -> float:
+    """Return the share of sampled answers that parse; without samples that of questions with a confidence."""
+    valid = sum(d.yes_count + d.no_count for d in details)
+    answers = valid + sum(d.unknown_count for d in details)
+    if answers:
+        return valid / answers
+    return sum(d.is_valid for d in details) / (asked or len(details))
+
+
+def _list_bins(details: Sequence[Detail], options: dict[str, Any]) -> list[dict[str, Any]]:
+    sure, right = [d.confidence for d in details], [d.is_correct for d in details]
+    bounds = scoring.bound_bins(sure, right, [d.image_id for d in details], **options)
+    return [{"bin_lower": b.lower, "bin_upper": b.upper, "bin_size": b.size, "accuracy": b.accuracy,
+             "confidence": b.confidence, "gap": b.gap, "accuracy_low": bound.low, "accuracy_high": bound.high}
+            for b, bound in zip(scoring.bin_confidences(sure, right, options["num_bins"]), bounds, strict=True)]
 
 
 def _compare_with_truth(details: Sequence[Detail]) -> dict[str, Any] | None:
     """Return how far p_yes lies from the true probability where that is known, ambiguous questions apart."""
-    known = [(d.p_yes, d.true_p_yes) for d in details if d.true_p_yes is not None]
+    known = [(d.p_yes, d.true_p_yes) for d in details if d.true_p_yes is not None and d.p_yes is not None]
     if not known:
         return None
     unsure = [(found, true) for found, true in known if 0 < true < 1]
     return {"num_questions": len(known), "num_ambiguous": len(unsure),
             "mean_absolute_error": float(np.mean([abs(found - true) for found, true in known])),
             "mean_absolute_error_ambiguous": float(np.mean([abs(f - t) for f, t in unsure])) if unsure else None}
-
-
-def to_rows(details: Sequence[Detail]) -> list[dict[str, Any]]:
-    """Return the details as plain objects, for detailed_results.json."""
-    return [asdict(detail) for detail in details]

@@ -59,6 +59,33 @@ def measure_calibration(confidences: Sequence[float], correct: Sequence[bool], c
             for name, values in found.items()}
 
 
+def bound_bins(confidences: Sequence[float], correct: Sequence[bool], clusters: Sequence[Hashable], *,
+               num_bins: int = 10, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> list[Interval]:
+    """Return each equal-width bin's accuracy with its interval, drawn as by `measure_calibration`.
+
+    An empty bin's accuracy is NaN; bounds are None with fewer than two images, and in an empty bin.
+
+    Raises:
+        ValueError: If there is no question, or a confidence is outside [0, 1].
+    """
+    sure, right = check_pairs(confidences, correct)
+    owner = number_clusters(clusters)
+    count = int(owner.max()) + 1
+    found = _measure_bins(sure, right, None, num_bins)[0]
+    if count < 2:
+        return [Interval(float(value), None, None) for value in found]
+    draws = np.concatenate([_measure_bins(sure, right, weights[:, owner], num_bins) for weights in draw_weights(
+        count, resamples, seed, block=max(1, BLOCK_CELLS // len(sure)))])
+    return [_bound(float(value), draws[:, place], level) for place, value in enumerate(found)]
+
+
+def _measure_bins(sure: Floats, right: Floats, weights: Floats | None, num_bins: int) -> Floats:
+    bins = tally.bin_by_width(tally.count_levels(sure, right, weights), num_bins)
+    accuracies: Floats = np.divide(bins.rights, bins.totals, out=np.full(bins.totals.shape, np.nan),
+                                   where=bins.totals > 0)
+    return accuracies
+
+
 def _measure(sure: Floats, right: Floats, weights: Floats | None, num_bins: int, clip: float) -> Mapping[str, Floats]:
     counts = tally.count_levels(sure, right, weights)
     bins = tally.bin_by_width(counts, num_bins)
