@@ -110,7 +110,7 @@ class OpenAIEngine:
 
         A server that gives fewer answers to a request than it was asked for is asked again, with another seed.
         """
-        return [_count_answers(self._draw(sample, count, decoding)) for sample in samples]
+        return [count_answers(self._draw(sample, count, decoding)) for sample in samples]
 
     def score_candidates(self, samples: Sequence[VQASample],
                          candidates: Sequence[Sequence[str]]) -> list[Mapping[str, float]]:
@@ -123,6 +123,15 @@ class OpenAIEngine:
         raise ModelError("Engine 'openai' cannot score given answers: chat completions tell the log-probability only "
                          "of what the model wrote itself.",
                          "Let it write its answers, or score candidates with --engine transformers or vllm.")
+
+    def count_answer_tokens(self, answer: str) -> int:
+        """Refuse: a server's tokens are not known.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(f"Engine 'openai' does not know the tokens of '{answer}'.",
+                         "Use --engine transformers or vllm.")
 
     def count_usage(self) -> Mapping[str, int]:
         """Return "requests", "prompt_tokens" and "completion_tokens", as the server counts them."""
@@ -246,7 +255,7 @@ def _read_choice(choice: Any, written: int | None) -> Generation:
     return Generation(content.strip(), logprob, len(tokens) if tokens else written, reason != "length")
 
 
-def _count_answers(drawn: Sequence[Generation]) -> tuple[AnswerSample, ...]:
+def count_answers(drawn: Sequence[Generation]) -> tuple[AnswerSample, ...]:
     """Return the distinct answers; one that several token sequences spell has the sum of their probabilities.
 
     Two draws of the same log-probability are taken for the same tokens.

@@ -84,8 +84,10 @@ def _list_inference(inference: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                             "information")
     model = inference.get("model", {})
     if model:
-        yield "Model", ", ".join(str(model[key]) for key in ("family", "checkpoint", "adapter", "dtype", "device")
-                                 if model.get(key))
+        yield "Model", ", ".join(str(model[key]) for key in ("family", "checkpoint", "adapter", "dtype", "device",
+                                                             "server") if model.get(key))
+    if inference.get("engine"):
+        yield "Engine", _describe_engine(inference["engine"], model)
     if "closed_candidates" in inference:
         yield "Closed questions", describe_candidates(inference["closed_candidates"])
     if "seed" in inference:
@@ -100,6 +102,13 @@ def describe_candidates(candidates: Mapping[str, Any] | None) -> str:
     return (f"the best of the candidates that question and training answers offer (route {candidates.get('mode')}), by "
             f"{candidates.get('score')}; vocabulary of {words.get('dataset')}/{words.get('split')}, "
             f"{format_count(words.get('answers'))} answers")
+
+
+def _describe_engine(name: str, model: Mapping[str, Any]) -> str:
+    if name == "openai":
+        return (f"a server's chat completions; its own chat template; pictures of at most {model.get('image_size')} "
+                "pixels")
+    return f"{name} {model.get('vllm', '')}".strip()
 
 
 def _describe_prompt(prompt: Mapping[str, Any]) -> str:

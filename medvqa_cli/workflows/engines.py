@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
+import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.errors import ModelError, RunError, SettingsError
+from medvqa_cli import plugins
+from medvqa_cli.errors import MissingDependencyError, ModelError, RunError, SettingsError
 from medvqa_cli.records import write_json
 from medvqa_cli.runs import Run, create_run, latest_run, open_run
 from medvqa_cli.settings.schema import to_tree
 from medvqa_cli.workflows.lengths import find_answer_bound, keep_readable
-from medvqa_cli.workflows.models import build_encoder, choose_model, describe_model, load_choice, open_run_model
+from medvqa_cli.workflows.models import (
+    build_encoder,
+    choose_family,
+    choose_model,
+    choose_trained,
+    describe_model,
+    load_choice,
+    open_run_model,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +35,7 @@ if TYPE_CHECKING:
     from medvqa_cli.progress import Progress
     from medvqa_cli.records import VQASample
     from medvqa_cli.settings.schema import Settings
+    from medvqa_cli.workflows.models import ModelChoice
 
 
 def open_engine(settings: Settings, run: str | None, progress: Progress, *, create: bool = True) -> tuple[Run, Engine]:
@@ -51,7 +63,7 @@ def open_engine(settings: Settings, run: str | None, progress: Progress, *, crea
         engine: Engine = open_server(settings, progress)
         return _choose_run(settings, engine.facts, create=create), engine
     if settings.infer.engine == "vllm":
-        raise NotImplementedError
+        return open_vllm(settings, run, progress, create=create)
     target, loaded = open_model(settings, run, progress, create=create)
     return target, build_engine(loaded, settings)
 
@@ -126,6 +138,49 @@ def open_server(settings: Settings, progress: Progress) -> OpenAIEngine:
                          "Name one with --model" + (f"; it offers: {', '.join(listed)}." if listed else "."))
     progress.say(f"Asking {engine.model} at {server.base_url}, {server.concurrency} questions at a time")
     return engine
+
+
+def open_vllm(settings: Settings, run: str | None, progress: Progress, *, create: bool = True) -> tuple[Run, Engine]:
+    """Return a run to write to and its model in vLLM, its adapter laid over the base; see `open_engine`.
+
+    Raises:
+        MissingDependencyError: If vLLM is not installed.
+        SettingsError: If few-bit weights are asked for.
+        RunError: As `open_engine`.
+        ModelError: If the model cannot be had, or vLLM cannot run it.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise MissingDependencyError("Engine 'vllm'", "vllm", "vllm")
+    from medvqa_cli.data.images import read_image
+    from medvqa_cli.inference.vllm_engine import VllmEngine, find_rank, load_llm
+    from medvqa_cli.models.loading import read_config
+
+    if settings.model.quantization in {"8bit", "4bit"}:
+        raise SettingsError(f"model.quantization '{settings.model.quantization}' is not for engine 'vllm'.",
+                            "Leave it out, or set infer.vllm.options as vLLM wants it.")
+    target = None
+    if run or not settings.model.name:
+        target = open_run(settings.paths.runs, run) if run else latest_run(settings.paths.runs)
+    choice = choose_trained(target) if target else choose_model(settings)
+    revision = choice.commit or settings.model.revision
+    family_name = choose_family(choice, read_config(choice.checkpoint, revision))
+    family = plugins.models.get(family_name)
+    progress.say(f"Loading {choice.checkpoint} (family {family_name}) into vLLM")
+    llm = load_llm(choice.checkpoint, rank=find_rank(choice.adapter, family), **_set_up_vllm(settings, choice))
+    facts = {"family": family_name, "checkpoint": choice.checkpoint, "adapter": choice.adapter,
+             "dtype": settings.model.dtype, "vllm": importlib.metadata.version("vllm"),
+             "options": settings.infer.vllm.options} | ({"commit": revision} if revision else {})
+    reader: Any = functools.partial(read_image, max_pixels=settings.data.max_pixels)
+    engine = VllmEngine(llm, family, family.load_processor(choice.checkpoint), reader, prompt=settings.prompt,
+                        facts=facts, adapter=choice.adapter, blank_images=settings.infer.blank_images)
+    return target or _choose_run(settings, facts, create=create), engine
+
+
+def _set_up_vllm(settings: Settings, choice: ModelChoice) -> dict[str, Any]:
+    pictures = 1 + sum(one.image is not None for one in settings.prompt.exemplars)
+    return {"dtype": settings.model.dtype, "seed": settings.seed, "revision": choice.commit or settings.model.revision,
+            "gpu_memory_utilization": settings.infer.vllm.gpu_memory, "limit_mm_per_prompt": {"image": pictures},
+            "trust_remote_code": settings.model.trust_remote_code == choice.checkpoint} | settings.infer.vllm.options
 
 
 def _choose_run(settings: Settings, facts: Mapping[str, Any], *, create: bool) -> Run:

@@ -217,12 +217,21 @@ def open_run_model(run: Run, settings: Settings, progress: Progress) -> LoadedMo
         RunError: If its manifest is damaged.
         ModelError: If it has no trained model, or its base model cannot be had.
     """
-    model = run.read_json("manifest.json").get("model", {})
+    return load_choice(choose_trained(run), settings, progress)
+
+
+def choose_trained(run: Run) -> ModelChoice:
+    """Return the model a run has trained.
+
+    Raises:
+        RunError: If its manifest is damaged.
+        ModelError: If it has no trained model.
+    """
     weights = run.weights
     if weights is None:
         raise ModelError(f"Run '{run.name}' has no trained model yet.",
                          f"Finish it with `medvqa train sft --resume {run.name}`.")
-    return load_choice(recall_choice(model, weights), settings, progress)
+    return recall_choice(run.read_json("manifest.json").get("model", {}), weights)
 
 
 def recall_choice(model: Mapping[str, Any], weights: Path | None = None) -> ModelChoice:

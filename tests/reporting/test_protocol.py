@@ -32,3 +32,12 @@ def test_plain_prompts_and_runs_of_older_versions():
     assert old["Instruction"] == "Answer briefly."
     assert old["Pictures"].startswith("blank")
     assert "Prompt" not in old
+
+
+def test_engine_and_server_are_stated():
+    served = list_rows(engine="openai", model={"checkpoint": "org/vl", "server": "http://h/v1", "image_size": 1024})
+    assert served["Model"] == "org/vl, http://h/v1"
+    assert served["Engine"] == "a server's chat completions; its own chat template; pictures of at most 1024 pixels"
+    assert list_rows(engine="vllm", model={"checkpoint": "org/vl", "vllm": "0.11.0"})["Engine"] == "vllm 0.11.0"
+    assert list_rows(engine="transformers")["Engine"] == "transformers"
+    assert "Engine" not in list_rows(model={"checkpoint": "org/vl"})
