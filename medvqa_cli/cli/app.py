@@ -25,6 +25,8 @@ COMMANDS = (
     Stub("convert", "Checkpoints of other layouts, made loadable: llava-med.", "medvqa_cli.cli.convert"),
     Stub("report", "Write a run's report: one HTML page.", "medvqa_cli.cli.report"),
     Stub("experiments", "Grids of settings, run side by side: run, show.", "medvqa_cli.cli.experiments"),
+    Stub("bench", "How fast this machine is with one image and many questions: train, infer, sample.",
+         "medvqa_cli.cli.bench"),
     Stub("sanity-check", "Check data, model and settings in a minute, before hours of training.",
          "medvqa_cli.cli.sanity"),
     Stub("runs", "Runs: list, show.", "medvqa_cli.cli.runs"),

@@ -1,0 +1,1 @@
+"""Benchmarks of this machine: one image with many questions, shared against repeated."""

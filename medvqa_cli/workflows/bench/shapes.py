@@ -1,0 +1,208 @@
+"""What a benchmark runs on: a real checkpoint, or random weights of a family's architecture, and drawn questions."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import string
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli import plugins
+from medvqa_cli.errors import ModelError, SettingsError
+from medvqa_cli.progress import SILENT, Progress
+from medvqa_cli.records import VQASample
+from medvqa_cli.workflows.models import ModelChoice, build_encoder, choose_model, describe_model, load_choice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from medvqa_cli.models.encoding import SampleEncoder
+    from medvqa_cli.models.protocol import LoadedModel, ModelFamily
+    from medvqa_cli.settings.schema import Settings
+
+PATCH = 14
+SIDES = range(2, 74)
+"""Patches along a picture's edge that a model of random weights may have: up to 1022 pixels."""
+PICTURE_SIDE = 448
+CACHE_MB = 256
+STOCK_VOCABULARY = 1000
+ORGANS = ("liver", "left lung", "right lung", "heart", "spleen", "left kidney", "right kidney", "brain", "spine",
+          "bladder", "trachea", "aorta", "pancreas", "stomach", "gallbladder", "diaphragm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchShape:
+    """Sizes of the work, and of a model of random weights.
+
+    Attributes:
+        questions: Questions about an image; SLAKE's average is 11.
+        images: Images in an optimiser step.
+        image_tokens: Tokens an image takes in the prompt. This and what follows is of random weights only.
+        hidden: Width of vision tower and language model.
+        layers: Layers of the language model.
+        vision_layers: Layers of the vision tower.
+        heads: Attention heads of both.
+        vocabulary: Tokens of the vocabulary.
+    """
+
+    questions: int = 11
+    images: int = 1
+    image_tokens: int = 576
+    hidden: int = 512
+    layers: int = 8
+    vision_layers: int = 6
+    heads: int = 8
+    vocabulary: int = 32_000
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A loaded model, what feeds it, and the questions of each image. `facts` go into the report."""
+
+    loaded: LoadedModel
+    encoder: SampleEncoder
+    groups: list[list[VQASample]]
+    facts: dict[str, Any]
+
+    @property
+    def packs(self) -> bool:
+        """Whether the family shares an image between questions."""
+        return self.loaded.family.capabilities.packs
+
+
+def prepare_subject(settings: Settings, shape: BenchShape, folder: Path, progress: Progress = SILENT, *,
+                    trainable: bool = False) -> Subject:
+    """Load the model that settings name, else build one of random weights, and draw its images and questions.
+
+    Args:
+        settings: `model.name` is a checkpoint or a run's adapter; without it, `model.family` is built at random.
+        shape: The sizes.
+        folder: Where weights and pictures are written.
+        progress: Where to report.
+        trainable: Whether it will be trained.
+
+    Raises:
+        SettingsError: If neither model nor family is named, or the sizes do not fit together.
+        PluginError: If the family is unknown.
+        ModelError: If the checkpoint cannot be loaded, or the family cannot be built from random weights.
+    """
+    side = PICTURE_SIDE
+    if settings.model.name:
+        choice = choose_model(settings)
+    else:
+        choice, side = build_random(settings, shape, folder, progress)
+    loaded = load_choice(choice, settings, progress, trainable=trainable)
+    groups = draw_groups(folder, shape, side)
+    encoder = build_encoder(loaded, settings, cache_mb=CACHE_MB)
+    tokens = sum(encoder.encode_images(groups[0][0]).num_tokens)
+    if not settings.model.name and tokens != shape.image_tokens:
+        progress.warn(f"An image takes {tokens} tokens, not {shape.image_tokens}: the nearest this family comes to it.")
+    counted = sum(parameter.numel() for parameter in loaded.model.parameters())
+    facts = {**describe_model(loaded), "weights": "checkpoint" if settings.model.name else "random",
+             "parameters": counted, "image_tokens": tokens, "questions": shape.questions, "images": shape.images}
+    if not settings.model.name:
+        del facts["checkpoint"]  # a temporary folder
+        facts |= {"hidden": shape.hidden, "layers": shape.layers, "vision_layers": shape.vision_layers,
+                  "heads": shape.heads, "vocabulary": len(loaded.tokenizer)}
+    return Subject(loaded, encoder, groups, facts)
+
+
+def build_random(settings: Settings, shape: BenchShape, folder: Path, progress: Progress = SILENT, *,
+                 texts: Sequence[str] = ()) -> tuple[ModelChoice, int]:
+    """Write a model of random weights whose images take as near to `shape.image_tokens` as the family can.
+
+    Its tokenizer knows the words of `texts`, beside those of the drawn questions.
+
+    Returns:
+        The model, and the side of the square pictures it wants, in pixels.
+    """
+    if not settings.model.family:
+        raise SettingsError("No model is named to measure.",
+                            "Name a family for random weights (--family llava), or a checkpoint or run (--model).")
+    name = plugins.models.resolve(settings.model.family)
+    family: ModelFamily = plugins.models.get(name)
+    if family.Options is None or "text_layers" not in family.Options.model_fields:
+        raise ModelError(f"The family '{name}' cannot be built from random weights of a given size.",
+                         "Name a checkpoint with --model.")
+    progress.say(f"Building a {name} of random weights")
+    side = PATCH * find_side(family, shape.image_tokens, folder)
+    checkpoint = folder / "checkpoint"
+    try:
+        options = family.Options(image_size=side, patch_size=PATCH, width=shape.hidden, heads=shape.heads,
+                                 vision_layers=shape.vision_layers, text_layers=shape.layers,
+                                 vocabulary_size=shape.vocabulary)
+        family.build_tiny(checkpoint, texts=[*texts, *_fill_vocabulary(shape)], options=options, seed=settings.seed)
+    except ValueError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise SettingsError(f"A {name} of this shape cannot be built: {'; '.join(lines[:3])}.",
+                            "--hidden must be a multiple of 16 and of --heads.") from error
+    return ModelChoice(str(checkpoint), name), side
+
+
+def find_side(family: ModelFamily, image_tokens: int, folder: Path) -> int:
+    """Return how many patches along the edge bring a square picture nearest to `image_tokens` tokens.
+
+    The two usual cases are tried first: a token a patch, and a token for each two by two patches.
+    """
+    counts: dict[int, float] = {}
+    root = math.isqrt(image_tokens)
+    for patches in itertools.chain((root, 2 * root), _bisect(counts, image_tokens)):
+        if patches in SIDES and patches not in counts:
+            counts[patches] = _count_tokens(family, patches, folder / f"side-{patches}")
+        if counts.get(patches) == image_tokens:
+            return patches
+    return min(counts, key=lambda patches: (abs(counts[patches] - image_tokens), patches))
+
+
+def _bisect(counts: dict[int, float], wanted: int) -> Iterator[int]:
+    """Yield even numbers of patches, halving the range by the count of the one before."""
+    low, high = SIDES.start // 2, SIDES.stop // 2
+    while low <= high:
+        middle = (low + high) // 2
+        yield 2 * middle
+        low, high = (middle + 1, high) if counts.get(2 * middle, math.inf) < wanted else (low, middle - 1)
+
+
+def _count_tokens(family: ModelFamily, patches: int, folder: Path) -> float:
+    """Return the tokens of a square picture; infinity where the family takes no such size."""
+    from PIL import Image
+
+    side = PATCH * patches
+    try:
+        family.build_tiny(folder, options=family.Options(  # type: ignore[misc]
+            image_size=side, patch_size=PATCH, width=32, heads=2, vision_layers=1, text_layers=1, vocabulary_size=300))
+        inputs = family.encode_images(family.load_processor(str(folder)), [Image.new("RGB", (side, side))])
+    except ValueError:
+        return math.inf
+    return sum(inputs.num_tokens)
+
+
+def _fill_vocabulary(shape: BenchShape) -> Iterator[str]:
+    """Yield the questions, and made-up words enough for the tokenizer to reach its size."""
+    yield from map(_word_question, range(shape.questions))
+    yield from ("yes", "no")
+    draw = random.Random(0)
+    if shape.vocabulary > STOCK_VOCABULARY:
+        yield from ("".join(draw.choices(string.ascii_lowercase, k=8)) for _ in range(shape.vocabulary))
+
+
+def draw_groups(folder: Path, shape: BenchShape, side: int) -> list[list[VQASample]]:
+    """Return yes/no questions about noisy pictures: for each image its group."""
+    return [_draw_group(folder / f"{number}.png", shape.questions, side) for number in range(shape.images)]
+
+
+def _draw_group(path: Path, questions: int, side: int) -> list[VQASample]:
+    from PIL import Image
+
+    noise = random.Random(path.stem).randbytes(side * side)
+    Image.frombytes("L", (side, side), noise).convert("RGB").save(path)
+    return [VQASample(dataset="bench", split="test", question_id=f"{path.stem}-{number}", image_id=path.stem,
+                      images=(str(path),), question=_word_question(number), answer="no" if number % 2 else "yes",
+                      answer_type="closed") for number in range(questions)]
+
+
+def _word_question(number: int) -> str:
+    return f"Question {number + 1}: is there an abnormality of the {ORGANS[number % len(ORGANS)]} in this image?"
