@@ -166,6 +166,17 @@ TRAINING = _panel(
     Option("--gradient-checkpointing", "Trade time for memory.", "train.gradient_checkpointing", kind="switch"),
     Option("--workers", "Processes that load images.", "train.workers", "N"),
     Option("--save-total-limit", "Checkpoints kept.", "train.save_total_limit", "N"),
+    Option("--ema", "Decay of the weights' moving average, such as 0.999; it is validated and kept.", "train.ema",
+           "DECAY"),
+    _choice("--balance", "train.balance", "none|answer_type|question_type|answer", "Let rare classes count more."),
+    Option("--loss-weights", "How much groups count, such as '{\"answer_type=closed\": 2}'.", "train.loss_weights",
+           "JSON"),
+    Option("--closed-share", "Share of closed questions in every epoch.", "train.closed_share", "P"),
+    _choice("--best-metric", "train.best_metric", "eval_loss|probe_accuracy", "What the best weights are best in."),
+    Option("--early-stopping", "Stop after N measurements of it without a gain; 0 never.", "train.early_stopping",
+           "N"),
+    Option("--min-delta", "A gain is more than this.", "train.min_delta", "D"),
+    _choice("--keep", "train.keep", "auto|last|best", "Which weights become the run's."),
 )
 TRACKING = _panel(
     "Tracking",

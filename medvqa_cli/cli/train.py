@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.cli.command import command
-from medvqa_cli.cli.completion import complete_run
+from medvqa_cli.cli.completion import complete_choice, complete_run
 from medvqa_cli.cli.groups import make_group
 from medvqa_cli.cli.options import CHECKS, DATA, DRY_RUN, MODEL, PRESENTATION, SEED, TRACKING, TRAINING, Option
 from medvqa_cli.cli.watch import OPTIONS, watch_run
@@ -21,6 +21,11 @@ NAME = Option("--name", "Name of the run.", metavar="NAME")
 RESUME = Option("--resume", "Go on with this run from its last checkpoint.", metavar="RUN", complete=complete_run)
 INIT_FROM = Option("--init-from", "Start from this finished run's weights.", metavar="RUN", complete=complete_run)
 
+INIT_WEIGHTS = Option("--init-weights", "Which of that run's weights: kept, average (--ema) or raw.", metavar="NAME",
+                      complete=complete_choice(("kept", "average", "raw")))
+FROM_EMA = Option("--resume-from-ema", "Start from the average of this finished run's weights.", metavar="RUN",
+                  complete=complete_run)
+
 command(app, "watch", *OPTIONS)(watch_run)
 
 PROCESSES = Option("--num-processes", "Train in N processes on this machine; each takes a GPU where there are any.",
@@ -28,7 +33,7 @@ PROCESSES = Option("--num-processes", "Train in N processes on this machine; eac
 
 
 @command(app, "sft", *DATA, *CHECKS, *PRESENTATION, *MODEL, *TRAINING, *TRACKING, PROCESSES, SEED, NAME, RESUME,
-         INIT_FROM, DRY_RUN)
+         INIT_FROM, INIT_WEIGHTS, FROM_EMA, DRY_RUN)
 def train_sft(call: Call) -> None:
     """Fine-tune a model by supervised learning: LoRA for a checkpoint, everything for a model from scratch."""
     from medvqa_cli.cli.runs import describe_run
@@ -59,7 +64,7 @@ def _train(call: Call) -> Run:
     from medvqa_cli.workflows.train import train_sft as train
 
     return train(call.settings, name=call.text("name"), resume=call.text("resume"), init_from=_find_source(call),
-                 dry_run=call.is_on("dry_run"), progress=call.progress)
+                 init_weights=_find_kind(call), dry_run=call.is_on("dry_run"), progress=call.progress)
 
 
 def _find_source(call: Call) -> str | None:
@@ -67,7 +72,18 @@ def _find_source(call: Call) -> str | None:
     from medvqa_cli.cli.run_choice import is_run, typed_model
 
     model = typed_model(call)
-    return call.text("init_from") or (model if model and is_run(call.runs, model) else None)
+    return (call.text("init_from") or call.text("resume_from_ema")
+            or (model if model and is_run(call.runs, model) else None))
+
+
+def _find_kind(call: Call) -> Any:
+    """Return which weights of that run to start from; the workflow refuses those that there are not."""
+    average, named = call.text("resume_from_ema"), [f"--{name.replace('_', '-')}" for name in (
+        "init_from", "init_weights") if call.text(name)]
+    if average and named:
+        raise SettingsError(f"--resume-from-ema {average} does not go with {' and '.join(named)}: it names the run and "
+                            "its weights.", "Leave them out.")
+    return "average" if average else call.text("init_weights") or "kept"
 
 
 def _plan(call: Call) -> None:
@@ -87,7 +103,8 @@ def _check_resume(call: Call) -> None:
     if call.text("resume") is None:
         return
     others = [assignment.origin for assignment in call.typed if assignment.path[0] not in {"paths", "plugins"}]
-    others += [f"--{name.replace('_', '-')}" for name in ("name", "init_from", "config") if call.text(name)]
+    others += [f"--{name.replace('_', '-')}" for name in ("name", "init_from", "init_weights",
+               "resume_from_ema", "config") if call.text(name)]
     if others:
         raise SettingsError(f"--resume goes on with the run's own settings: {', '.join(others)} would have no effect.",
                             "Leave them out, or start a new run with --init-from.")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from medvqa_cli.settings.augmentation import AugmentSettings
 from medvqa_cli.settings.section import Fraction, PositiveFloat, Section
+
+GROUP_FIELDS = ("answer_type", "question_type", "modality", "organ", "language", "dataset", "answer")
+"""Fields of a question that `loss_weights` may name."""
 
 
 class LoRASettings(Section):
@@ -81,13 +84,56 @@ class TrainSettings(Section):
     """Checkpoints kept."""
     log_steps: PositiveInt = 10
     """Optimiser steps between log lines."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that load images."""
+    image_cache_mb: Annotated[int, Field(ge=0)] = 512
+    """Memory for processed images, in MiB (each worker has its own)."""
     vision_cache: Literal["off", "memory", "disk"] = "off"
     """Keep what a frozen vision tower makes of each picture: in memory, or in files below the prepared data."""
     vision_cache_mb: PositiveInt = 4096
     """Most MiB of the vision cache; what was not used for longest goes first."""
     augment: AugmentSettings = AugmentSettings()
     """How training pictures are varied."""
-    workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that load images."""
-    image_cache_mb: Annotated[int, Field(ge=0)] = 512
-    """Memory for processed images, in MiB (each worker has its own)."""
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Decay of the moving average of the weights, which is then validated and kept, such as 0.999; 0 for none."""
+    balance: Literal["none", "answer_type", "question_type", "answer"] = "none"
+    """Let rare classes of this field count more in the loss, inversely to their number of questions."""
+    balance_cap: Annotated[float, Field(ge=1.0)] = 10.0
+    """Most that a question of a rare class counts, in questions of the most frequent one."""
+    loss_weights: dict[str, PositiveFloat] = Field(default={})
+    """How much questions of a group count in the loss, such as {"answer_type=closed": 2.0}."""
+    closed_share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Share of closed questions in every epoch, drawn anew for each; if not given, as the data have it."""
+    best_metric: Literal["eval_loss", "probe_accuracy"] = "eval_loss"
+    """What the best weights are best in: validation loss, or share of probe questions answered rightly."""
+    early_stopping: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many measurements of best_metric without a gain; 0 never."""
+    min_delta: Annotated[float, Field(ge=0.0)] = 0.0
+    """A gain is more than this."""
+    keep: Literal["auto", "last", "best"] = "auto"
+    """Which weights become the run's: auto is the best ones with early stopping, else the last ones."""
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best weights become the run's."""
+        return self.keep == "best" or (self.keep == "auto" and self.early_stopping > 0)
+
+    @property
+    def seeks_best(self) -> bool:
+        """Whether best_metric decides anything."""
+        return self.keeps_best or self.early_stopping > 0
+
+    @model_validator(mode="after")
+    def _groups_name_fields(self) -> TrainSettings:
+        for group in self.loss_weights:
+            field, _, value = group.partition("=")
+            if field not in GROUP_FIELDS or not value:
+                raise ValueError(f"loss_weights names '{group}', which is no FIELD=VALUE; "
+                                 f"a FIELD is one of {', '.join(GROUP_FIELDS)}")
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> TrainSettings:
+        if self.seeks_best and self.best_metric == "eval_loss" and not self.eval_fraction:
+            raise ValueError("early_stopping and keep 'best' need the validation loss, but eval_fraction is 0")
+        return self

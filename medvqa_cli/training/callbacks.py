@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from medvqa_cli.training.processes import agree
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import FrameType
 
     import torch
@@ -29,6 +30,18 @@ class BatchWatcher(TrainerCallback):
 
     def on_batch(self, inputs: dict[str, Any], loss: torch.Tensor, tokens: torch.Tensor) -> None:
         """See one forward pass: its inputs, the sum of its losses in nats, and its supervised tokens."""
+
+
+class LastingCallback(TrainerCallback):
+    """A callback that every checkpoint holds the state of."""
+
+    def save(self, checkpoint: Path) -> None:
+        """Write its state into a checkpoint that is being made; only the main process does."""
+        raise NotImplementedError
+
+    def load(self, checkpoint: Path) -> None:
+        """Take its state from a checkpoint, before the training goes on."""
+        raise NotImplementedError
 
 
 class EventLog(TrainerCallback):

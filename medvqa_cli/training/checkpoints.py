@@ -84,9 +84,10 @@ def publish_folder(part: Path, target: Path) -> None:
     _sync(target.parent)
 
 
-def rotate_checkpoints(directory: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what was put aside as damaged."""
-    for path in [*list_checkpoints(directory)[keep:], *directory.glob(f"checkpoint-*{DAMAGED}")]:
+def rotate_checkpoints(directory: Path, keep: int, protected: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints and that of a protected step, and what was put aside as damaged."""
+    old = [path for path in list_checkpoints(directory)[keep:] if read_step(path) != protected]
+    for path in [*old, *directory.glob(f"checkpoint-*{DAMAGED}")]:
         _put_aside(path)  # a kill amid the deletion leaves nothing that looks like a checkpoint
         shutil.rmtree(path.with_suffix(DAMAGED))
 

@@ -10,6 +10,9 @@ from typing import Any
 from transformers import Trainer
 
 from medvqa_cli.records import write_json
+from medvqa_cli.training.average import WeightAverage
+from medvqa_cli.training.best import BestWatch
+from medvqa_cli.training.callbacks import LastingCallback
 from medvqa_cli.training.checkpoints import PART, name_checkpoint, publish_checkpoint, rotate_checkpoints
 
 
@@ -21,6 +24,21 @@ class ResumableTrainer(Trainer):
     """
 
     _writes_to: Path | None = None
+
+    @property
+    def lasting(self) -> list[LastingCallback]:
+        """The callbacks whose state checkpoints hold."""
+        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, LastingCallback)]
+
+    @property
+    def average(self) -> WeightAverage | None:
+        """What averages the weights, if anything does: what is validated and kept."""
+        return next((callback for callback in self.lasting if isinstance(callback, WeightAverage)), None)
+
+    @property
+    def best(self) -> BestWatch | None:
+        """What looks for the best weights, if anything does."""
+        return next((callback for callback in self.lasting if isinstance(callback, BestWatch)), None)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._writes_to or super()._get_output_dir(trial))
@@ -37,9 +55,29 @@ class ResumableTrainer(Trainer):
         self._writes_to = None
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            for callback in self.lasting:
+                callback.save(part / name)
             publish_checkpoint(part / name, directory / name)
-            rotate_checkpoints(directory, self.args.save_total_limit)
+            rotate_checkpoints(directory, self.args.save_total_limit, self.best.protected if self.best else None)
         self.accelerator.wait_for_everyone()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the optimiser, the schedule and the callbacks' states."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            for callback in self.lasting:
+                callback.load(Path(checkpoint))
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train, unless a callback knows that the training had been stopped before it was resumed."""
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
+
+    def load_weights(self, checkpoint: Path) -> None:
+        """Take the weights of a checkpoint, and the callbacks' states that belong to them."""
+        self._load_from_checkpoint(str(checkpoint), self.model)
+        for callback in self.lasting:
+            callback.load(checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Save this process's random states, and its losses since the last log line."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Subset
 from transformers import TrainingArguments
 
+from medvqa_cli.errors import SettingsError
 from medvqa_cli.models.adapters import count_parameters
-from medvqa_cli.models.batches import PACK_LENGTH, build_batch, sum_answer_loss, to_device
+from medvqa_cli.models.batches import PACK_LENGTH, build_batch, find_token_losses, sum_answer_loss, to_device
+from medvqa_cli.models.packing import IGNORE
 from medvqa_cli.models.placement import count_processes
 from medvqa_cli.models.quantization import find_quantization
 from medvqa_cli.training.callbacks import BatchWatcher, EventLog, GracefulStop, ProgressDisplay
 from medvqa_cli.training.order import Block, Group, SampleBlocks, TrainingOrder, group_by_image
 from medvqa_cli.training.resumable import ResumableTrainer
 from medvqa_cli.training.visits import VisitCollator, Visits
+from medvqa_cli.training.weighting import spread_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,23 +29,29 @@ if TYPE_CHECKING:
 
     from transformers import Trainer, TrainerCallback
 
+    from medvqa_cli.data.balance import LossWeights
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.models.features import FeatureCache
     from medvqa_cli.progress import Progress
     from medvqa_cli.records import JsonlWriter, VQASample
     from medvqa_cli.settings.train import TrainSettings
 
+WEIGHTS = "weights"
+"""Name of the weights [B, T] in a batch."""
+
 
 @dataclass(frozen=True, slots=True)
 class Collator:
     """Turns blocks, each a few groups, into a batch, in the data-loader workers.
 
-    `max_tokens` bounds a packed row; `apart` leaves pictures to a `FeatureCache`.
+    `max_tokens` bounds a packed row; with `weights` each supervised token has its question's weight beside it;
+    `apart` leaves pictures to a `FeatureCache`.
     """
 
     encoder: SampleEncoder
     packed: bool
     max_tokens: int
+    weights: LossWeights | None = None
     apart: bool = False
 
     def __call__(self, blocks: Sequence[Block]) -> dict[str, Any]:
@@ -50,41 +60,58 @@ class Collator:
 
     def collate(self, groups: Sequence[Group], epochs: Sequence[int] | None = None) -> dict[str, Any]:
         """Return the tensors of one forward pass; with the epoch of each group, its pictures are varied."""
-        return build_batch(self.encoder, groups, packed=self.packed, max_tokens=self.max_tokens, epochs=epochs,
-                           apart=self.apart)
+        batch = build_batch(self.encoder, groups, packed=self.packed, max_tokens=self.max_tokens, epochs=epochs,
+                            apart=self.apart)
+        if self.weights:
+            weights = [self.weights.weigh(sample) for group in groups for sample in group]
+            batch[WEIGHTS] = spread_weights(batch["labels"], weights)
+        return batch
 
 
 class SFTTrainer(ResumableTrainer):
-    """A Trainer whose loss is the mean cross-entropy over the supervised tokens of a whole optimiser step."""
+    """A Trainer whose loss is the mean cross-entropy over the supervised tokens of a whole optimiser step.
+
+    With weights it is their weighted mean. What is validated is never weighted, and is the average if there is one.
+    """
 
     def __init__(self, *args: Any, validation_collator: Collator, features: FeatureCache | None = None,
                  **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True
-        self._validation_collator = validation_collator
         self._features = features
+        self._validation_collator = validation_collator
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
                      num_items_in_batch: torch.Tensor | int | None = None) -> Any:
         """Return the loss of one forward pass, in nats a token of the optimiser step."""
         if return_outputs:
             raise NotImplementedError("the validation loss is computed by evaluate()")
-        total, tokens = sum_answer_loss(model, self._feed(inputs))
+        weights = inputs.pop(WEIGHTS, None)
+        losses, targets = find_token_losses(model, self._feed(inputs))
+        total, tokens = losses.sum(), (targets != IGNORE).sum()
         for watcher in self.callback_handler.callbacks:
             if isinstance(watcher, BatchWatcher):
                 watcher.on_batch(inputs, total.detach(), tokens)
+        if weights is not None:  # row by row, the supervised tokens are the same ones whatever columns were left out
+            total = losses[targets != IGNORE] @ weights[inputs["labels"] != IGNORE].to(losses.device)
+            tokens = weights.sum()
         if num_items_in_batch is None:
             return total / tokens
         return total / num_items_in_batch * self.accelerator.num_processes
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
+        """Return what the losses of an optimiser step are divided by: its supervised tokens, or their weights' sum."""
+        if not batch_samples or WEIGHTS not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        total = torch.stack([batch[WEIGHTS].sum() for batch in batch_samples]).sum().to(device)
+        return self.accelerator.gather(total).sum()
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ARG002
         """Return {"eval_loss"}: the mean over all supervised tokens of the validation questions, in nats."""
         self.model.eval()
-        total, tokens = 0.0, 0
-        for batch in self._validation_batches():
-            loss, count = sum_answer_loss(self.model, self._feed(batch))
-            total, tokens = total + loss.item(), tokens + int(count)
+        with self.average.applied() if self.average else nullcontext():
+            total, tokens = self._sum_validation_losses()
         self.model.train()
         if self.accelerator.num_processes > 1:
             sums = torch.tensor([total, tokens], dtype=torch.float64, device=self.args.device)
@@ -93,6 +120,13 @@ class SFTTrainer(ResumableTrainer):
         self.log(metrics)
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _sum_validation_losses(self) -> tuple[float, int]:
+        total, tokens = 0.0, 0
+        for batch in self._validation_batches():
+            loss, count = sum_answer_loss(self.model, self._feed(batch))
+            total, tokens = total + loss.item(), tokens + int(count)
+        return total, tokens
 
     def _feed(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return a batch on the model's device, kept features in the place of its pictures if there are any."""
@@ -110,7 +144,7 @@ class TrainingPlan:
     """What one training run feeds on and writes to.
 
     `callbacks` watch it beside the event log and the progress display. With `block`, so many training samples that
-    follow one another make up a batch, whatever `batch_size` says.
+    follow one another make up a batch, whatever `batch_size` says. With `weights` some questions count more.
     """
 
     model: Any
@@ -123,6 +157,7 @@ class TrainingPlan:
     directory: Path
     block: int | None = None
     callbacks: tuple[TrainerCallback, ...] = ()
+    weights: LossWeights | None = None
     features: FeatureCache | None = None
 
     @property
@@ -144,37 +179,47 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter | None,
     Of several processes only the main one has `events`.
     """
     stop = GracefulStop(progress)
-    order = TrainingOrder(plan.train_samples, plan.max_questions, seed=plan.seed, block=plan.block)
+    order = TrainingOrder(plan.train_samples, plan.max_questions, seed=plan.seed, block=plan.block,
+                          closed_share=plan.settings.closed_share)
     per_step = plan.batch_size * plan.settings.gradient_accumulation * count_processes()
-    steps = count_steps(plan.settings, order.per_epoch, per_step)
+    steps = count_steps(plan.settings, order.count_blocks(plan.settings.epochs), per_step)
     order.length = steps * per_step
     validation = [(group,) for group in group_by_image(plan.validation_samples, plan.max_questions)]
-    collator = Collator(plan.encoder, plan.packed, plan.settings.pack_length or PACK_LENGTH,
+    collator = Collator(plan.encoder, plan.packed, plan.settings.pack_length or PACK_LENGTH, plan.weights,
                         apart=plan.features is not None)
     trainer = SFTTrainer(
         model=plan.model,
         args=_training_arguments(plan, steps),
         data_collator=VisitCollator(collator) if plan.encoder.augments else collator,
-        validation_collator=collator,
+        validation_collator=replace(collator, weights=None),
         features=plan.features,
         train_dataset=Visits(order) if plan.encoder.augments else order,
         eval_dataset=SampleBlocks(validation),
         callbacks=[*([EventLog(events, per_step / order.per_epoch)] if events else []), ProgressDisplay(progress), stop,
                    *plan.callbacks],
     )
+    _check_engine(trainer)
     _remove_default_printers(trainer)
     return trainer, stop
 
 
-def count_steps(settings: TrainSettings, per_epoch: int, per_step: int) -> int:
+def _check_engine(trainer: SFTTrainer) -> None:
+    """Refuse to average weights, or to go back to the best ones, where DeepSpeed or FSDP has spread them."""
+    goes_back = trainer.best is not None and trainer.best.keeps
+    if (trainer.average or goes_back) and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        raise SettingsError("An average of weights (train.ema) and the best ones (train.keep) cannot be had where "
+                            "DeepSpeed or FSDP spreads them over processes.", "Leave --ema out, and take --keep last.")
+
+
+def count_steps(settings: TrainSettings, blocks: float, per_step: int) -> int:
     """Return the optimiser steps of a whole training: every block of all epochs is seen.
 
     Args:
-        settings: `epochs` and `max_steps` count.
-        per_epoch: Blocks in an epoch.
+        settings: `max_steps` counts.
+        blocks: Blocks of all epochs.
         per_step: Blocks in an optimiser step, of all its forward passes and processes.
     """
-    return settings.max_steps or max(1, math.ceil(settings.epochs * per_epoch / per_step))
+    return settings.max_steps or max(1, math.ceil(blocks / per_step))
 
 
 def _training_arguments(plan: TrainingPlan, steps: int) -> TrainingArguments:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from medvqa_cli.data.balance import weigh_questions
 from medvqa_cli.errors import SettingsError
 from medvqa_cli.records import JsonlWriter
 from medvqa_cli.runs import now
 from medvqa_cli.workflows.augmentation import build_augmentation, describe_augmentation
 from medvqa_cli.workflows.lengths import keep_trainable
 from medvqa_cli.workflows.models import build_encoder, describe_model
+from medvqa_cli.workflows.objective import describe_objective
 from medvqa_cli.workflows.tracking import build_diagnostics
 from medvqa_cli.workflows.vision_cache import describe_vision_cache, open_vision_cache
+from medvqa_cli.workflows.weights import keep_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
     from medvqa_cli.records import VQASample
     from medvqa_cli.runs import Run
     from medvqa_cli.settings.schema import Settings
-    from medvqa_cli.training.sft import SFTTrainer
+    from medvqa_cli.training.diagnostics import Diagnostics
+    from medvqa_cli.training.sft import SFTTrainer, TrainingPlan
     from medvqa_cli.workflows.train import TrainingData
 
 
@@ -70,7 +74,7 @@ def fit(job: Job, progress: Progress) -> Run:
         features = open_vision_cache(job.settings, loaded, encoder, job.data.train, progress)
         trainer = _run_trainer(job, encoder, features, progress, packed=packed)
     if is_main():
-        _save(run, trainer, loaded, is_adapter=hasattr(loaded.model, "peft_config"))
+        keep_weights(run, trainer, loaded, job.settings.train, progress)
         run.update_manifest(finished=now(), train_seconds=round(time.perf_counter() - start, 1),
                             steps=trainer.state.global_step, **describe_vision_cache(job.settings, features))
     return run
@@ -81,15 +85,13 @@ def _run_trainer(job: Job, encoder: SampleEncoder, features: FeatureCache | None
     from medvqa_cli.models.placement import count_processes
     from medvqa_cli.training.checkpoints import explained_full_disk
     from medvqa_cli.training.processes import follow, is_main
-    from medvqa_cli.training.sft import TrainingPlan, build_trainer
+    from medvqa_cli.training.sft import build_trainer
 
-    run, settings, data = job.run, job.settings, job.data
+    run = job.run
     checkpoint = follow(lambda: _find_start(run, progress))
     with JsonlWriter(run.events) if is_main() else nullcontext() as events:
-        diagnostics = build_diagnostics(run, settings, job.loaded, data, events=events,
-                                        progress=progress) if events else None
-        plan = TrainingPlan(job.loaded.model, encoder, data.train, data.validation, packed, settings.train,
-                            settings.seed, run.checkpoints, data.block, (diagnostics,) if diagnostics else (), features)
+        plan, diagnostics = _make_plan(job, encoder, events, progress, packed=packed)
+        plan = replace(plan, features=features)
         trainer, stop = build_trainer(plan, events, progress)
         try:
             with explained_full_disk(run.name):
@@ -103,6 +105,39 @@ def _run_trainer(job: Job, encoder: SampleEncoder, features: FeatureCache | None
         progress.warn(f"Stopped. Continue with: medvqa train sft --resume {run.name}{together}")
         raise KeyboardInterrupt
     return trainer
+
+
+def _make_plan(job: Job, encoder: SampleEncoder, events: JsonlWriter | None, progress: Progress, *,
+               packed: bool) -> tuple[TrainingPlan, Diagnostics | None]:
+    """Return what is trained on what, watched by what; of several processes only the main one has diagnostics."""
+    from medvqa_cli.training.average import WeightAverage
+    from medvqa_cli.training.best import BestWatch
+    from medvqa_cli.training.sft import TrainingPlan
+
+    run, settings, data, model = job.run, job.settings, job.data, job.loaded.model
+    train = settings.train
+    average = WeightAverage(model, train.ema) if train.ema else None
+    diagnostics = build_diagnostics(run, settings, job.loaded, data, events=events, progress=progress,
+                                    judged=average.applied if average else nullcontext) if events else None
+    best = BestWatch(train, diagnostics.read_accuracy if diagnostics else _measure_nothing,
+                     partial(_tell_stop, events, progress)) if train.seeks_best else None
+    weights = weigh_questions(train, data.train)
+    if events and (objective := describe_objective(settings, data, weights)):
+        run.update_manifest(**objective)
+    callbacks = (average, diagnostics, best)
+    plan = TrainingPlan(model, encoder, data.train, data.validation, packed, train, settings.seed, run.checkpoints,
+                        data.block, tuple(callback for callback in callbacks if callback), weights)
+    return plan, diagnostics
+
+
+def _measure_nothing(step: int) -> float | None:
+    """Return what a process without probes knows of their accuracy: the main one tells it."""
+
+
+def _tell_stop(events: JsonlWriter | None, progress: Progress, step: int, message: str) -> None:
+    progress.say(message)
+    if events:
+        events.write({"event": "note", "step": step, "kind": "early_stopping", "message": message})
 
 
 def _find_start(run: Run, progress: Progress) -> str | None:
@@ -141,16 +176,3 @@ def decide_packing(settings: Settings, loaded: LoadedModel, encoder: SampleEncod
                       f"{plain:.6f}. Please report this model.")
         return False
     return True
-
-
-def _save(run: Run, trainer: SFTTrainer, loaded: LoadedModel, *, is_adapter: bool) -> None:
-    """Write the weights beside the processor in one step, so that a kill leaves no half model."""
-    from medvqa_cli.training.checkpoints import explained_full_disk, publish_folder
-
-    target = run.path / ("adapter" if is_adapter else "model")
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    with explained_full_disk(run.name):
-        trainer.model.save_pretrained(part)
-        loaded.processor.save_pretrained(part)
-        publish_folder(part, target)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from medvqa_cli.settings.schema import to_tree
 from medvqa_cli.workflows.engines import build_engine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from medvqa_cli.models.protocol import LoadedModel
     from medvqa_cli.progress import Progress
     from medvqa_cli.records import JsonlWriter
@@ -35,8 +39,9 @@ def wants_validation(settings: Settings) -> bool:
 
 
 def build_diagnostics(run: Run, settings: Settings, loaded: LoadedModel, data: TrainingData, *, events: JsonlWriter,
-                      progress: Progress) -> Diagnostics:
-    """Return the callback that shows what a training of `loaded` does.
+                      progress: Progress,
+                      judged: Callable[[], AbstractContextManager[None]] = nullcontext) -> Diagnostics:
+    """Return the callback that shows what a training of `loaded` does, its probes answered by the weights `judged`.
 
     Its engine reads images by an encoder of its own, so that nothing it caches comes into the training.
     """
@@ -48,7 +53,7 @@ def build_diagnostics(run: Run, settings: Settings, loaded: LoadedModel, data: T
                       validation=data.validation,
                       probes=choose_probes(data.validation, tracking.probe_questions, settings.seed),
                       probe_tokens=tracking.probe_tokens or settings.infer.max_new_tokens, seed=settings.seed,
-                      config=to_tree(settings))
+                      config=to_tree(settings), judged=judged)
     return Diagnostics(watched, tracking, events, progress, lambda warning: keep_warning(run, warning))
 
 

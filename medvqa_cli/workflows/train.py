@@ -25,8 +25,10 @@ from medvqa_cli.workflows.models import (
     load_choice,
     recall_choice,
 )
+from medvqa_cli.workflows.objective import check_objective
 from medvqa_cli.workflows.tracking import check_tracking, wants_validation
 from medvqa_cli.workflows.vision_cache import check_vision_cache
+from medvqa_cli.workflows.weights import Kind, check_kind, find_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +52,17 @@ class TrainingData:
     block: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A finished run to start from, if any, and which of its weights."""
+
+    run: str | None
+    kind: Kind
+
+
 def train_sft(settings: Settings, *, name: str | None = None, resume: str | None = None,
-              init_from: str | None = None, dry_run: bool = False, progress: Progress = SILENT) -> Run:
+              init_from: str | None = None, init_weights: Kind = "kept", dry_run: bool = False,
+              progress: Progress = SILENT) -> Run:
     """Fine-tune a model by supervised learning and return its run.
 
     Args:
@@ -59,6 +70,7 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
         name: Name of the run's folder; made from data set and model when not given.
         resume: A run to continue from its last checkpoint.
         init_from: A finished run whose weights to start from.
+        init_weights: Which of its weights: those it keeps, their moving average, or the weights themselves.
         dry_run: Check everything that can be checked without loading a model; write nothing.
         progress: Where to report.
 
@@ -69,7 +81,7 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
     from medvqa_cli.training.processes import follow, join, leave
 
     if dry_run:
-        return _check_start(settings, name, init_from, progress)
+        return _check_start(settings, name, Start(init_from, init_weights), progress)
     jobs: list[Job] = []
 
     def begin() -> Path:
@@ -77,7 +89,8 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
         if old and old.weights:
             progress.say(f"Run '{old.name}' is finished; there is nothing to resume.")
             return old.path
-        jobs.append(_reopen_run(old, settings, progress) if old else _begin_run(settings, name, init_from, progress))
+        start = Start(init_from, init_weights)
+        jobs.append(_reopen_run(old, settings, progress) if old else _begin_run(settings, name, start, progress))
         return jobs[0].run.path
 
     join()
@@ -90,19 +103,20 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
         leave()
 
 
-def _check_start(settings: Settings, name: str | None, init_from: str | None, progress: Progress) -> Run:
+def _check_start(settings: Settings, name: str | None, start: Start, progress: Progress) -> Run:
     """Check everything that can be checked without loading a model; return the run that would be made."""
-    source = _find_source(settings, init_from)
+    source = _find_source(settings, start)
     settings = _fix_mixture(settings)
-    load_training_data(settings, progress)
+    check_objective(settings, load_training_data(settings, progress))
     _check_choice(settings, source)
     return Run(settings.paths.runs / (name or _name_run(settings)))
 
 
-def _find_source(settings: Settings, init_from: str | None) -> Run | None:
-    source = open_run(settings.paths.runs, init_from) if init_from else None
-    if source and source.weights is None:
-        raise RunError(f"Run '{source.name}' has no trained weights to start from.", "Name a finished run.")
+def _find_source(settings: Settings, start: Start) -> Run | None:
+    check_kind(start.kind, named=start.run is not None)
+    source = open_run(settings.paths.runs, start.run) if start.run else None
+    if source:
+        find_weights(source, start.kind)
     _check_tuning(settings)
     check_tracking(settings)
     check_vision_cache(settings)
@@ -114,14 +128,15 @@ def _check_choice(settings: Settings, source: Run | None) -> None:
         choose_model(settings)
 
 
-def _begin_run(settings: Settings, name: str | None, init_from: str | None, progress: Progress) -> Job:
+def _begin_run(settings: Settings, name: str | None, start: Start, progress: Progress) -> Job:
     """Make a new run: its folder, its data, its model."""
     from medvqa_cli.models.placement import count_processes
 
-    source = _find_source(settings, init_from)
+    source = _find_source(settings, start)
     settings = _fix_mixture(settings)
     check = _check(settings, progress)
     data = load_training_data(settings, progress)
+    check_objective(settings, data)
     _check_choice(settings, source)
     run = create_run(settings.paths.runs, name or _name_run(settings))
     progress.say(f"Run: {run.path}")
@@ -130,13 +145,14 @@ def _begin_run(settings: Settings, name: str | None, init_from: str | None, prog
     if check.analysis:
         write_json(run.path / "analysis.json", check.analysis)
     try:
-        choice = _start_from(source) if source else _prepare_choice(settings, data.train, run)
+        choice = _start_from(source, start.kind) if source else _prepare_choice(settings, data.train, run)
         loaded = load_choice(choice, settings, progress, trainable=True)
         loaded.model = _adapt(loaded, settings)
     except BaseException:
         shutil.rmtree(run.path)  # nothing has been trained: an empty run would only be in the way
         raise
-    run.update_manifest(model=describe_model(loaded), init_from=source.name if source else None)
+    run.update_manifest(model=describe_model(loaded), init_from=source.name if source else None,
+                        init_weights=start.kind)
     return Job(run, settings, data, loaded)
 
 
@@ -192,7 +208,7 @@ def _reopen_run(run: Run, settings: Settings, progress: Progress) -> Job:
         raise DataError(f"The data of run '{run.name}' have changed since it began (fingerprint "
                         f"{wanted['fingerprint']} then, {found['fingerprint']} now).", "Start a new run.")
     source = open_run(stored.paths.runs, manifest["init_from"]) if manifest.get("init_from") else None
-    choice = _start_from(source) if source else recall_choice(manifest["model"])
+    choice = _start_from(source, manifest.get("init_weights", "kept")) if source else recall_choice(manifest["model"])
     loaded = load_choice(choice, stored, progress, trainable=True)
     loaded.model = _adapt(loaded, stored)
     return Job(run, stored, data, loaded)
@@ -208,8 +224,8 @@ def _check_processes(run: Run, wanted: int) -> None:
                        f"medvqa train sft --resume {run.name} --num-processes {wanted}")
 
 
-def _start_from(source: Run) -> ModelChoice:
-    return recall_choice(source.read_json("manifest.json")["model"], source.weights)
+def _start_from(source: Run, kind: Kind) -> ModelChoice:
+    return recall_choice(source.read_json("manifest.json")["model"], find_weights(source, kind))
 
 
 def _prepare_choice(settings: Settings, samples: Sequence[VQASample], run: Run) -> ModelChoice:

@@ -67,3 +67,46 @@ def test_it_ends():
     assert len(list(order)) == 3
     with pytest.raises(IndexError):
         order[3]
+
+
+def mix_kinds(closed, others, images=3):
+    return [VQASample(dataset="d", split="train", question_id=f"{kind}-{n}", image_id=str(n % images), question="?",
+                      answer="yes", answer_type=kind, images=(f"/{n % images}.png",))
+            for kind, count in (("closed", closed), ("open", others)) for n in range(count)]
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.floats(0.01, 0.99), st.integers(1, 5), st.integers(0, 9))
+def test_every_epoch_has_the_share_of_closed_questions(closed, others, share, most, seed):
+    samples = mix_kinds(closed, others)
+    order = TrainingOrder(samples, most, seed=seed, length=10_000, closed_share=share)
+    wanted = min(max(round(share * len(samples)), 1), len(samples) - 1)
+    start = 0
+    for epoch in range(3):
+        end = int(order.count_blocks(epoch + 1))
+        seen = Counter(sample for index in range(start, end) for (group,) in [order[index]] for sample in
+                       (s.question_id for s in group))
+        assert seen.total() == len(samples)
+        assert sum(count for name, count in seen.items() if name.startswith("closed")) == wanted
+        for kind, number, drawn in (("closed", closed, wanted), ("open", others, len(samples) - wanted)):
+            times = [seen[f"{kind}-{n}"] for n in range(number)]
+            assert max(times) - min(times) <= 1, "none comes again before all have come as often"
+            assert sum(times) == drawn
+        start = end
+
+
+def test_a_drawn_order_can_be_entered_anywhere_and_draws_anew():
+    samples = mix_kinds(4, 20)
+    order = TrainingOrder(samples, 2, length=200, seed=1, closed_share=0.5)
+    whole = [name(order[index]) for index in range(60)]
+    for index in (59, 3, 17, 0, 31):
+        assert name(TrainingOrder(samples, 2, length=200, seed=1, closed_share=0.5)[index]) == whole[index]
+    first, second = (Counter(q for index in range(int(order.count_blocks(e)), int(order.count_blocks(e + 1)))
+                             for group in whole[index] for q in group) for e in (0, 1))
+    assert first != second
+    assert first.total() == second.total() == 24
+    half = order.count_blocks(1.5) - order.count_blocks(1.0)
+    assert half == (order.count_blocks(2.0) - order.count_blocks(1.0)) / 2
+
+
+def test_blocks_of_epochs_are_counted():
+    assert TrainingOrder(make_samples([5, 3]), 4, seed=0).count_blocks(2.5) == 2.5 * 3

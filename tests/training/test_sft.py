@@ -203,9 +203,9 @@ def test_adapter_loads_with_plain_peft_and_model_with_plain_transformers(tiny_di
 
 
 def test_steps_are_counted_from_rows_batches_and_epochs():
-    assert count_steps(TrainSettings(epochs=2.0), 17, 8) == 5
+    assert count_steps(TrainSettings(epochs=2.0), 2.0 * 17, 8) == 5
     assert count_steps(TrainSettings(max_steps=7), 1000, 4) == 7
-    assert count_steps(TrainSettings(epochs=0.01), 4, 4) == 1
+    assert count_steps(TrainSettings(epochs=0.01), 0.01 * 4, 4) == 1
 
 
 def test_groups_share_their_image_and_keep_order(picture_paths):

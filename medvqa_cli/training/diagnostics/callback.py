@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +22,7 @@ from medvqa_cli.training.diagnostics.trackers import open_trackers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -46,6 +49,7 @@ class Watched:
         probe_tokens: Most tokens of their answers.
         seed: Seed of the run.
         config: The run's settings, for the trackers to show.
+        judged: Puts the weights that are judged in their place for a while, such as their average.
     """
 
     directory: Path
@@ -56,6 +60,7 @@ class Watched:
     probe_tokens: int
     seed: int
     config: Mapping[str, Any]
+    judged: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class Diagnostics(BatchWatcher):
@@ -82,6 +87,7 @@ class Diagnostics(BatchWatcher):
         self._meter = Meter(keeps_losses=bool(settings.histogram_steps))
         self._pictures: list[torch.Tensor] | None = None
         self._probed = -1
+        self._accuracy: float | None = None
         self._speaks = False
         self._start = time.perf_counter()
 
@@ -150,6 +156,10 @@ class Diagnostics(BatchWatcher):
                      **kwargs: Any) -> None:
         """Close the trackers."""
         self.close()
+
+    def read_accuracy(self, step: int) -> float | None:
+        """Return the share of probes answered rightly after a step, in 0-1; None if they were not asked then."""
+        return self._accuracy if self._probed == step else None
 
     def close(self) -> None:
         """Close the trackers, whatever ended the training."""
@@ -220,8 +230,9 @@ class Diagnostics(BatchWatcher):
         if _is_sharded():
             self._progress.say("Probes are not asked: the model's weights are spread over several processes.")
             return
-        with undisturbed(watched.engine.loaded.model):
+        with undisturbed(watched.engine.loaded.model), watched.judged():
             answers = ask_probes(watched.engine, watched.probes, watched.engine.encoder.prompt, watched.probe_tokens)
+        self._accuracy = fmean(answer.is_correct for answer in answers)
         top, metrics = find_top_closed(answers), measure_probes(answers)
         self._write("probe", step=step, questions=len(answers), metrics=metrics,
                     top_answer=top.answer if top else None,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from medvqa_cli.scoring.collapse import TopAnswer
 
 REMEDY = ("What helps: more epochs (--epochs) or more questions, a balance of answers in them (`medvqa data analyze` "
-          "shows it), or a lower rate (--learning-rate 3e-5).")
+          "shows it, --balance answer makes up for it), or a lower rate (--learning-rate 3e-5).")
 
 
 class CollapseWatch:
