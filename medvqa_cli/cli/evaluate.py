@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medvqa_cli.cli.command import command
@@ -11,26 +12,40 @@ from medvqa_cli.cli.tables import print_answers, print_calibration
 
 if TYPE_CHECKING:
     from medvqa_cli.cli.command import Call
+    from medvqa_cli.runs import Run
 
 app = make_group("Score a run: answers, calibration.")
 CONFIDENCE = Option("--confidence-level", "Level of the intervals.", "evaluation.confidence_level", "P")
 RESAMPLES = Option("--resamples", "Bootstrap resamples, drawn over images.", "evaluation.resamples", "N")
 BLANK = Option("--blank-images", "Show a grey picture instead of every image.", "infer.blank_images", kind="switch")
+FROM = Option("--from", "Score this file of answers (JSON lines) instead of a run's own.", metavar="FILE")
+PROFILE = Option("--profile", "Text normalization: medvqa, vqa, llava-med or squad; several with commas between.",
+                 "evaluation.profiles", "NAMES")
+METRICS = Option("--metrics", "Besides accuracy: tokens, open_recall, bleu, rouge, choices, clinical.",
+                 "evaluation.metrics", "NAMES")
+ENCODER = Option("--encoder", "Text encoder (folder or hub id) for BERTScore.", "evaluation.encoder", "NAME")
+ENCODER_LAYER = Option("--encoder-layer", "Layer of the encoder; the last if not given.", "evaluation.encoder_layer",
+                       "N")
 OVERWRITE = Option("--overwrite", "Draw anew what is there.", kind="switch")
 
 
-@command(app, "answers", RUN, TAG, CONFIDENCE, RESAMPLES, SEED, DRY_RUN)
+@command(app, "answers", RUN, TAG, FROM, PROFILE, METRICS, ENCODER, ENCODER_LAYER, CONFIDENCE, RESAMPLES, SPLIT, *DATA,
+         SEED, DRY_RUN)
 def evaluate_answers(call: Call) -> None:
-    """Score a run's answers: exact match, token F1, accuracy of closed questions, each with its interval."""
+    """Score a run's answers, or a file of them: accuracy, overlap, clinical measures, each with its interval."""
     from medvqa_cli.cli.run_choice import open_answered
 
-    run = open_answered(call)
+    source = call.text("from_")
+    run = None if source else open_answered(call)
     if call.is_on("dry_run"):
-        _show_plan(call, str(run.path), None)
+        _show_plan(call, str(run.path) if run else source, None)
         return
     from medvqa_cli.workflows.evaluate import evaluate_answers as evaluate
 
-    metrics = evaluate(run, call.settings, tag=call.text("tag") or "", progress=call.progress)
+    tag = call.text("tag") or ""
+    if run is None:
+        run, tag = _adopt(call, Path(source or "").expanduser(), tag)
+    metrics = evaluate(run, call.settings, tag=tag, progress=call.progress)
     if not call.answer_json({"run": run.name, "metrics": metrics}):
         print_answers(call.terminal, run.name, metrics)
         call.progress.say(f"Next: medvqa report {run.name}")
@@ -52,6 +67,19 @@ def evaluate_calibration(call: Call) -> None:
     if not call.answer_json({"run": run.name, "metrics": metrics}):
         print_calibration(call.terminal, run.name, metrics)
         call.progress.say(f"Next: medvqa report {run.name}")
+
+
+def _adopt(call: Call, path: Path, tag: str) -> tuple[Run, str]:
+    """Return the run that a file of answers is, or becomes, part of, and its tag there."""
+    from medvqa_cli.runs import Run, open_run
+    from medvqa_cli.workflows.rescoring import adopt_predictions
+
+    typed = call.text("run")
+    home = open_run(call.runs, typed) if typed else Run(path.resolve().parent)
+    if home.settings.is_file():
+        call.continue_run(home.read_json("settings.json"))
+    return adopt_predictions(path, call.settings, run=str(home.path) if typed else None, tag=tag,
+                             split=call.text("split"), progress=call.progress)
 
 
 def _show_plan(call: Call, run: str | None, split: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Literal
 
 from medvqa_cli.cli.completion import (
@@ -46,8 +47,9 @@ class Option:
 
     @property
     def name(self) -> str:
-        """The name a command reads it by."""
-        return self.flag.lstrip("-").replace("-", "_").lower()
+        """The name a command reads it by; one that is a word of Python has an underscore behind it."""
+        name = self.flag.lstrip("-").replace("-", "_").lower()
+        return f"{name}_" if iskeyword(name) else name
 
     @property
     def is_argument(self) -> bool:

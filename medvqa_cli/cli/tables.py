@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.reporting.tables import (
     ANSWER_COLUMNS,
     CALIBRATION_COLUMNS,
+    MEASURE_COLUMNS,
     describe_protocol,
     summarize_answers,
     summarize_calibration,
+    summarize_measures,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ def print_answers(terminal: Terminal, run: str, summary: Mapping[str, Any]) -> N
     """Print what `evaluate_answers` found: every group with its intervals, the baselines, and how it was measured."""
     terminal.print_table(list(ANSWER_COLUMNS), [list(row) for row in summarize_answers(summary)],
                          _title(run, summary["protocol"]))
+    terminal.print()
+    terminal.print_table(list(MEASURE_COLUMNS), [list(row) for row in summarize_measures(summary)])
     terminal.print()
     terminal.print(describe_protocol(summary))
     _warn_of_data(terminal, summary["protocol"])

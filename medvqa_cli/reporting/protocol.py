@@ -10,10 +10,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
+UNSTATED = "not stated"
+
+
 def describe_shortly(protocol: Mapping[str, Any], rule: str = "") -> str:
-    """Return one sentence: data set and split, decoding, rule."""
+    """Return one sentence: data set and split, decoding, profile of the texts, rule."""
+    profiles = protocol.get("profiles")
+    unstated = "decoding not stated" if profiles else ""
     parts = [f"Measured on {protocol.get('dataset', 'unknown data')}, {protocol.get('split', 'unknown')} split",
-             describe_decoding(protocol.get("inference", {})), protocol.get("rules", {}).get(rule, "")]
+             describe_decoding(protocol.get("inference", {})) or unstated,
+             f"text profile {next(iter(profiles))}" if profiles else "", protocol.get("rules", {}).get(rule, "")]
     return "; ".join(part for part in parts if part) + "."
 
 
@@ -45,11 +51,13 @@ def list_protocol(protocol: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Split", str(protocol.get("split", "not stated"))
     for key in ("languages", "fingerprint", "closed_definition"):
         value = protocol.get(key) or inference.get(key)
-        if value:
-            yield name_key(key), str(value)
+        if value or key in protocol:
+            yield name_key(key), str(value or UNSTATED)
     yield "Questions", _count_questions(protocol, inference)
+    yield from (("Excluded", f"{format_count(item['n'])}: {item['reason']}") for item in protocol.get("excluded", ()))
     yield "Images", format_count(protocol.get("images"))
     yield from _list_inference(inference)
+    yield from _list_scoring(protocol)
     if protocol.get("normalizer"):
         yield "Text normalizer", f"profile “{protocol['normalizer']}”"
     for metric, rule in protocol.get("rules", {}).items():
@@ -57,6 +65,25 @@ def list_protocol(protocol: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if protocol.get("num_bins"):
         yield "Bins", f"{protocol['num_bins']} of equal width, each (lower, upper]"
     yield "Intervals", describe_interval(protocol)
+
+
+def _list_scoring(protocol: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what compared the answers: text profiles, encoder, judge."""
+    for name, rule in protocol.get("profiles", {}).items():
+        yield f"Text profile {name}", str(rule)
+    if protocol.get("encoder"):
+        yield "BERTScore", f"encoder {protocol['encoder']}; no idf weights, no rescaling with a baseline"
+    if "judge" in protocol:
+        yield "Judge", _describe_judge(protocol["judge"])
+
+
+def _describe_judge(judge: Mapping[str, Any] | None) -> str:
+    if not judge:
+        return "none"
+    found = judge.get("agreement", {})
+    return (f"{judge.get('name')}, open questions; agrees with exact match on {format_value(found.get('share'))} of "
+            f"{format_count(found.get('n'))} answers (Cohen's kappa {format_value(found.get('kappa'))}), "
+            f"{format_count(found.get('without_verdict'))} without a verdict")
 
 
 def _count_questions(protocol: Mapping[str, Any], inference: Mapping[str, Any]) -> str:
@@ -69,10 +96,10 @@ def _count_questions(protocol: Mapping[str, Any], inference: Mapping[str, Any]) 
 
 
 def _list_inference(inference: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    if not inference:
-        yield "Decoding", "not stated"
+    if not {"decoding", "prompt", "instruction", "seed"} & set(inference):
+        yield from ((term, UNSTATED) for term in ("Decoding", "Prompt", "Candidates"))
         return
-    yield "Decoding", describe_decoding(inference) or "not stated"
+    yield "Decoding", describe_decoding(inference) or UNSTATED
     prompt = inference.get("prompt", {})
     if prompt:
         yield "Prompt", _describe_prompt(prompt)

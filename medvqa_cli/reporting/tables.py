@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.reporting.calibration import list_measures
-from medvqa_cli.reporting.estimates import BASELINES, read_estimate, read_protocol
-from medvqa_cli.reporting.formatting import format_count, format_value
+from medvqa_cli.reporting.estimates import BASELINES, find_metric, read_estimate, read_protocol
+from medvqa_cli.reporting.formatting import MISSING, format_count, format_value
 from medvqa_cli.reporting.protocol import describe_interval, describe_shortly, name_metric
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Row = tuple[str, ...]
 ANSWER_COLUMNS: Row = ("part", "questions", "images", "accuracy", "exact match", "token F1")
+MEASURE_COLUMNS: Row = ("measure", "closed", "open")
 CALIBRATION_COLUMNS: Row = ("measure", "value")
 METRICS = ("accuracy", "exact_match", "token_f1")
 
@@ -29,6 +30,33 @@ def summarize_answers(block: Mapping[str, Any]) -> list[Row]:
     if read_protocol(block) is None:
         return []
     return [*_list_parts(block), *_list_baselines(block.get("baselines") or {})]
+
+
+def summarize_measures(block: Mapping[str, Any]) -> list[Row]:
+    """Return rows under `MEASURE_COLUMNS`: every measure that `summarize_answers` does not show, by its whole key.
+
+    No rows if the block does not state its protocol.
+
+    Raises:
+        RunError: If the block has another shape.
+    """
+    if read_protocol(block) is None:
+        return []
+    parts = [block.get(kind) or {} for kind in ("closed", "open")]
+    shown = [key for key in parts[0] if find_metric(parts[0], key.partition("@")[0]) is parts[0][key]
+             and key.partition("@")[0] in METRICS]
+    keys = [key for key in dict.fromkeys(key for part in parts for key in part) if "@" in key and key not in shown]
+    rows = [(key, *(_show_score(part, key) for part in parts)) for key in keys]
+    clinical = parts[0].get("clinical") or {}
+    return rows + [(f"{key}, {label}", _show_score(clinical[label] | {"n": 0, "images": 0}, key), MISSING)
+                   for label in ("yes", "no", "macro") if label in clinical for key in clinical[label]]
+
+
+def _show_score(part: Mapping[str, Any], key: str) -> str:
+    if key not in part:
+        return MISSING
+    score = read_estimate(part, key)
+    return format_value(score.value, score.low, score.high)
 
 
 def summarize_calibration(block: Mapping[str, Any]) -> list[Row]:

@@ -41,3 +41,18 @@ def test_engine_and_server_are_stated():
     assert list_rows(engine="vllm", model={"checkpoint": "org/vl", "vllm": "0.11.0"})["Engine"] == "vllm 0.11.0"
     assert list_rows(engine="transformers")["Engine"] == "transformers"
     assert "Engine" not in list_rows(model={"checkpoint": "org/vl"})
+
+
+def test_what_compared_the_answers_is_stated():
+    judge = {"name": "model-x", "agreement": {"n": 20, "share": 0.9, "kappa": 0.75, "without_verdict": 1}}
+    rows = dict(list_protocol({"dataset": "d", "profiles": {"squad": "articles dropped"}, "judge": judge,
+                               "encoder": "mini:5", "closed_definition": None,
+                               "excluded": [{"reason": "no answer in the file", "n": 4}],
+                               "inference": {"expected": 7}}))
+    assert rows["Text profile squad"] == "articles dropped"
+    assert rows["Judge"] == ("model-x, open questions; agrees with exact match on 0.900 of 20 answers (Cohen's kappa "
+                             "0.750), 1 without a verdict")
+    assert rows["BERTScore"].startswith("encoder mini:5;")
+    assert rows["Excluded"] == "4: no answer in the file"
+    assert [rows[term] for term in ("Decoding", "Prompt", "Candidates", "Closed definition")] == ["not stated"] * 4
+    assert dict(list_protocol({"judge": None}))["Judge"] == "none"

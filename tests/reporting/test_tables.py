@@ -8,6 +8,7 @@ from medvqa_cli.reporting.tables import (
     describe_protocol,
     summarize_answers,
     summarize_calibration,
+    summarize_measures,
 )
 
 METRICS = ("accuracy@medvqa", "exact_match@medvqa", "token_f1@medvqa")
@@ -30,6 +31,18 @@ def test_answers_part_by_part(metrics):
     assert found["closed: majority answer"][3] == f"{block['baselines']['closed']['majority']:.3f}"
 
 
+def test_every_other_measure_has_a_row_with_its_whole_key(metrics):
+    block = metrics["answers"]["main"]
+    rows = {row[0]: row[1:] for row in summarize_measures(block)}
+    assert rows["rouge_l@medvqa"] == tuple(show(block[kind]["rouge_l@medvqa"]) for kind in ("closed", "open"))
+    assert rows["open_recall@llava-med"] == ("-", show(block["open"]["open_recall@llava-med"]))
+    clinical = block["closed"]["clinical"]
+    assert rows["sensitivity@medvqa, yes"] == (show(clinical["yes"]["sensitivity@medvqa"]), "-")
+    assert rows["auroc@medvqa, macro"] == ("-", "-")  # no probabilities
+    assert not set(METRICS) & set(rows)
+    assert summarize_measures(block | {"protocol": {}}) == []
+
+
 def test_calibration_measures(metrics):
     block = metrics["calibration"]
     rows = summarize_calibration(block)
@@ -38,7 +51,7 @@ def test_calibration_measures(metrics):
     assert found["Questions"] == "90"
     assert found["Answers a question"] == "100"
     assert found["Accuracy"] == show({"value": block["accuracy"], **block["intervals"]["accuracy"]})
-    assert found["Largest bin error (MCE)"] == f"{block['mce']:.3f}"
+    assert found["Largest bin error (MCE)"] == show({"value": block["mce"], **block["intervals"]["mce"]})
 
 
 def test_no_row_without_a_protocol(metrics):
@@ -49,5 +62,5 @@ def test_no_row_without_a_protocol(metrics):
 
 def test_protocol_line(metrics):
     assert describe_protocol(metrics["answers"]["main"]) == (
-        "Measured on demo, test split; greedy, at most 8 tokens. In brackets: 95 % intervals: percentile bootstrap "
-        "over images, 200 resamples, seed 7.")
+        "Measured on demo, test split; greedy, at most 8 tokens; text profile medvqa. In brackets: 95 % intervals: "
+        "percentile bootstrap over images, 200 resamples, seed 7.")
