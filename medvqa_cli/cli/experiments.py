@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from medvqa_cli.workflows.experiments.experiment import ExperimentResult
     from medvqa_cli.workflows.experiments.grid import Axis, Grid
 
+CLUSTERS = {"slurm": "gpus_per_node", "ray": "num_gpus"}
+"""Cluster -> its option that asks for a GPU."""
 app = make_group("Grids of settings: run, show.")
 PANEL = "What varies"
 FILE = Option("GRID", "Grid file (YAML, TOML or JSON): base, grid, stages.", metavar="FILE", kind="argument")
@@ -39,9 +41,10 @@ STAGES = Option("--stages", "Some of train, infer, evaluate, calibrate, report."
                 complete=complete_choice(["train", "infer", "evaluate", "calibrate", "report"]))
 GPUS = Option("--gpus", "GPUs, one job each, such as 0,1.", metavar="IDS")
 JOBS = Option("--jobs", "Jobs side by side where no GPU is named.", metavar="N")
-SUBMIT = Option("--submit", "Submit each job to this cluster: slurm.", metavar="NAME",
-                complete=complete_choice(["slurm"]))
-SUBMIT_OPTION = Option("--submit-option", "A parameter of submitit, such as slurm_partition=gpu; repeatable.",
+SUBMIT = Option("--submit", "Submit each job to this cluster: slurm or ray.", metavar="NAME",
+                complete=complete_choice(CLUSTERS))
+SUBMIT_OPTION = Option("--submit-option", "A parameter of submitit or of a Ray task, such as slurm_partition=gpu; "
+                       "repeatable.",
                        metavar="KEY=VALUE", kind="many")
 MODEL_OF_ALL = tuple(option for option in MODEL if option.flag != "--gpu")
 METRICS = {"closed_accuracy": "closed accuracy", "open_exact_match": "open exact match",
@@ -105,13 +108,14 @@ def _read_axes(call: Call) -> list[Axis]:
 
 def _check_submit(call: Call) -> None:
     cluster = call.text("submit")
-    if cluster not in {None, "slurm"}:
-        raise SettingsError(f"--submit '{cluster}' is not supported.", "Use --submit slurm; Ray is not supported yet.")
+    if cluster is not None and cluster not in CLUSTERS:
+        raise SettingsError(f"--submit '{cluster}' is not supported.", "Use --submit slurm or --submit ray.")
     if cluster and (call.text("gpus") or call.text("jobs")):
         raise SettingsError("--gpus and --jobs are of this machine and have no effect with --submit.",
-                            "Ask the cluster: --submit-option gpus_per_node=1.")
+                            f"Ask the cluster: --submit-option {CLUSTERS[cluster]}=1.")
     if call.texts("submit_option") and not cluster:
-        raise SettingsError("--submit-option has no effect without --submit.", "Add --submit slurm, or leave it out.")
+        raise SettingsError("--submit-option has no effect without --submit.",
+                            "Add --submit slurm or ray, or leave it out.")
 
 
 def _read_submit_options(call: Call) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def test_show_takes_the_latest_experiment(document, medvqa, workplace):
     (("--seeds", "0", "--jobs", "0"), 2, "--jobs is '0'"),
     (("--seeds", "0", "--gpus", "x"), 2, "--gpus 'x' is no list"),
     (("--seeds", "0", "--gpus", "0", "--jobs", "2"), 2, "--gpus and --jobs exclude each other"),
-    (("--seeds", "0", "--submit", "ray"), 2, "Ray is not supported yet"),
+    (("--seeds", "0", "--submit", "lsf"), 2, "Use --submit slurm or --submit ray"),
     (("--seeds", "0", "--submit", "slurm", "--gpus", "0"), 2, "have no effect with --submit"),
     (("--seeds", "0", "--submit-option", "a=1"), 2, "has no effect without --submit"),
     (("--seeds", "0", "--submit", "slurm", "--submit-option", "a"), 2, "'a' is not of the form key=value"),

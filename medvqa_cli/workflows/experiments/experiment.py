@@ -51,8 +51,8 @@ def run_experiment(grid: Grid, base: Settings, *, slots: Sequence[Slot] = (Slot(
         grid: What varies, and which stages are done.
         base: Settings that all combinations share.
         slots: Where jobs run on this machine, one process each.
-        submit: "slurm" submits each job to the cluster instead.
-        submit_options: submitit's parameters.
+        submit: "slurm" or "ray" submits each job to the cluster instead.
+        submit_options: submitit's parameters, or options of a Ray task.
         progress: Where to report.
 
     Raises:
@@ -71,6 +71,10 @@ def run_experiment(grid: Grid, base: Settings, *, slots: Sequence[Slot] = (Slot(
 
 def _make_executor(folder: Path, slots: Sequence[Slot], submit: str | None, options: Mapping[str, Any],
                    lock: int | None) -> Executor:
+    if submit == "ray":
+        from medvqa_cli.workflows.experiments.ray_cluster import RayExecutor
+
+        return RayExecutor(options)
     if submit:
         from medvqa_cli.workflows.experiments.cluster import SubmititExecutor
 
