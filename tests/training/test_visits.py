@@ -118,3 +118,15 @@ def test_a_resumed_training_varies_pictures_as_an_uninterrupted_one(tiny_directo
     checkpoint = tmp_path / "whole" / "checkpoints" / "checkpoint-4"
     _, resumed, _ = train(tiny_directory, picture_paths, tmp_path / "again", **common, resume=str(checkpoint))
     assert all(one.equal(other) for one, other in zip(resumed, weights, strict=True))
+
+
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_several_packs_a_batch_and_accumulation_train_as_separate_rows(tiny_directory, picture_paths, tmp_path,
+                                                                       checkpointing):
+    common = {"batch_size": 2, "gradient_accumulation": 2, "max_steps": 4, "grouping": "image", "pack_questions": 2,
+              "gradient_checkpointing": checkpointing, "eval_fraction": 0.0}
+    losses, weights, _ = train(tiny_directory, picture_paths, tmp_path / "rows", packed=False, **common)
+    packed, same, _ = train(tiny_directory, picture_paths, tmp_path / "packs", packed=True, **common)
+    assert packed == pytest.approx(losses, rel=1e-5)
+    assert max((one - other).abs().max().item() for one, other in zip(same, weights, strict=True)) < 1e-4, (
+        "four steps move a weight by up to 4e-3")
