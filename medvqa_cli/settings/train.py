@@ -104,6 +104,10 @@ class TrainSettings(Section):
     """How much questions of a group count in the loss, such as {"answer_type=closed": 2.0}."""
     closed_share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Share of closed questions in every epoch, drawn anew for each; if not given, as the data have it."""
+    closed_objective: Literal["sft", "mc", "hybrid"] = "sft"
+    """Closed questions are taught as text (sft), as a choice among their candidates (mc), or as both (hybrid)."""
+    choice_weight: PositiveFloat = 1.0
+    """What the loss of the choices, in nats a question, is multiplied with."""
     best_metric: Literal["eval_loss", "probe_accuracy"] = "eval_loss"
     """What the best weights are best in: validation loss, or share of probe questions answered rightly."""
     early_stopping: Annotated[int, Field(ge=0)] = 0

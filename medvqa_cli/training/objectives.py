@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 ROUTES = ("yesno", "options")
 """Routes whose questions are taught as a choice; the vocabulary offers too many candidates to be worth their cost."""
 OWNERS, PLAN = "choice_owners", "choice_plan"
-"""Names in a batch: the sample of each supervised token, [B, T]; the rows of `Expansion.plan`, [N, 3]."""
+"""Names in a batch: the sample of each supervised token, [B, T]; of each sample its row of `Expansion.plan` and how
+much its tokens count, [N, 4]."""
 NO_CHOICE = -1.0
 
 
@@ -97,7 +98,7 @@ class ClosedObjective:
 
 
 def mark_choices(labels: torch.Tensor, expansion: Expansion) -> dict[str, torch.Tensor]:
-    """Return what a batch holds beside its inputs: OWNERS (int64) and PLAN (float32).
+    """Return what a batch holds beside its inputs: OWNERS (int64) and PLAN (float32), the answers' weights in it.
 
     Raises:
         ValueError: If labels [B, T] have another number of answers than the expansion.
@@ -105,7 +106,8 @@ def mark_choices(labels: torch.Tensor, expansion: Expansion) -> dict[str, torch.
     owners = number_answers(labels)
     if int(owners.max()) + 1 != len(expansion.plan):
         raise ValueError(f"{len(expansion.plan)} candidates have {int(owners.max()) + 1} answers in a batch")
-    return {OWNERS: owners, PLAN: torch.tensor(expansion.plan)}
+    rows = [[*row, weight] for row, weight in zip(expansion.plan, expansion.answer_weights, strict=True)]
+    return {OWNERS: owners, PLAN: torch.tensor(rows, dtype=torch.float32)}
 
 
 def number_answers(labels: torch.Tensor) -> torch.Tensor:
@@ -129,7 +131,7 @@ def sum_choice_losses(losses: torch.Tensor, targets: torch.Tensor, labels: torch
         targets: IGNORE where nothing is supervised, [B, S].
         labels: The batch's labels, [B, T].
         owners: The sample of each supervised token (`number_answers`), [B, T].
-        plan: The rows of `Expansion.plan`, [N, 3].
+        plan: Of each sample, [N, 4].
     """
     plan = plan.to(losses.device)
     means = find_mean_logprobs(losses, targets, labels, owners, len(plan))
@@ -144,11 +146,17 @@ def sum_choice_losses(losses: torch.Tensor, targets: torch.Tensor, labels: torch
     return ((totals[questions] - means) * plan[chosen, 2])[is_gold].sum()
 
 
-def sum_answer_losses(losses: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor, owners: torch.Tensor,
-                      plan: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the summed cross-entropy of the gold answers' tokens, in nats, and their number."""
-    is_gold = (plan[:, 1] > 0).to(losses.device)[owners[labels != IGNORE].to(losses.device)]
-    return (losses[targets != IGNORE] * is_gold).sum(), is_gold.sum()
+def sum_gold_losses(losses: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor, owners: torch.Tensor,
+                    plan: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the summed cross-entropy of the gold answers' tokens, in nats, their number, and the weighted sum."""
+    owner, taken = owners[labels != IGNORE].to(losses.device), losses[targets != IGNORE]
+    is_gold, weights = plan.to(losses.device)[owner][:, [1, 3]].unbind(dim=1)
+    return taken @ is_gold, is_gold.sum(), taken @ weights
+
+
+def count_tokens(labels: torch.Tensor, owners: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:
+    """Return how many tokens are taught as text, each as much as it counts."""
+    return plan[owners[labels != IGNORE], 3].sum()
 
 
 def count_choices(plan: torch.Tensor) -> torch.Tensor:

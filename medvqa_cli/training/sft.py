@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,7 @@ from medvqa_cli.training.visits import VisitCollator, Visits
 from medvqa_cli.training.weighting import spread_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from transformers import Trainer, TrainerCallback
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from medvqa_cli.progress import Progress
     from medvqa_cli.records import JsonlWriter, VQASample
     from medvqa_cli.settings.train import TrainSettings
+    from medvqa_cli.training.objectives import ClosedObjective
 
 WEIGHTS = "weights"
 """Name of the weights [B, T] in a batch."""
@@ -89,15 +91,18 @@ class SFTTrainer(ResumableTrainer):
         weights = inputs.pop(WEIGHTS, None)
         losses, targets = find_token_losses(model, self._feed(inputs))
         total, tokens = losses.sum(), (targets != IGNORE).sum()
-        for watcher in self.callback_handler.callbacks:
-            if isinstance(watcher, BatchWatcher):
-                watcher.on_batch(inputs, total.detach(), tokens)
+        self._tell_watchers(inputs, total.detach(), tokens)
         if weights is not None:  # row by row, the supervised tokens are the same ones whatever columns were left out
             total = losses[targets != IGNORE] @ weights[inputs["labels"] != IGNORE].to(losses.device)
             tokens = weights.sum()
         if num_items_in_batch is None:
             return total / tokens
         return total / num_items_in_batch * self.accelerator.num_processes
+
+    def _tell_watchers(self, inputs: dict[str, Any], total: torch.Tensor, tokens: torch.Tensor) -> None:
+        for watcher in self.callback_handler.callbacks:
+            if isinstance(watcher, BatchWatcher):
+                watcher.on_batch(inputs, total, tokens)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         """Return what the losses of an optimiser step are divided by: its supervised tokens, or their weights' sum."""
@@ -159,6 +164,7 @@ class TrainingPlan:
     callbacks: tuple[TrainerCallback, ...] = ()
     weights: LossWeights | None = None
     features: FeatureCache | None = None
+    objective: ClosedObjective | None = None
 
     @property
     def max_questions(self) -> int:
@@ -187,10 +193,11 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter | None,
     validation = [(group,) for group in group_by_image(plan.validation_samples, plan.max_questions)]
     collator = Collator(plan.encoder, plan.packed, plan.settings.pack_length or PACK_LENGTH, plan.weights,
                         apart=plan.features is not None)
-    trainer = SFTTrainer(
+    kind, collate = _choose_trainer(plan, collator)
+    trainer = kind(
         model=plan.model,
         args=_training_arguments(plan, steps),
-        data_collator=VisitCollator(collator) if plan.encoder.augments else collator,
+        data_collator=VisitCollator(collate) if plan.encoder.augments else collate,
         validation_collator=replace(collator, weights=None),
         features=plan.features,
         train_dataset=Visits(order) if plan.encoder.augments else order,
@@ -201,6 +208,15 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter | None,
     _check_engine(trainer)
     _remove_default_printers(trainer)
     return trainer, stop
+
+
+def _choose_trainer(plan: TrainingPlan, collator: Collator) -> tuple[Callable[..., SFTTrainer], Any]:
+    """Return what makes the trainer, and what makes its batches."""
+    from medvqa_cli.training.choices import ChoiceCollator, ChoiceTrainer
+
+    if plan.objective is None:
+        return SFTTrainer, collator
+    return partial(ChoiceTrainer, objective=plan.objective), ChoiceCollator(collator, plan.objective)
 
 
 def _check_engine(trainer: SFTTrainer) -> None:

@@ -12,6 +12,7 @@ from medvqa_cli.training.order import Block, TrainingOrder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from medvqa_cli.training.choices import ChoiceCollator
     from medvqa_cli.training.sft import Collator
 
 Visit = tuple[int, Block]
@@ -35,7 +36,7 @@ class Visits(Dataset[Visit]):
 class VisitCollator:
     """Turns visits into a batch, in the data-loader workers; a batch may begin in one epoch and end in the next."""
 
-    collator: Collator
+    collator: Collator | ChoiceCollator
 
     def __call__(self, visits: Sequence[Visit]) -> dict[str, Any]:
         """Return the tensors of one forward pass."""

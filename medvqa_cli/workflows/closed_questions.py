@@ -1,11 +1,11 @@
-"""Closed questions answered by the best of their candidates (`infer.closed_candidates`)."""
+"""Closed questions answered by the best of their candidates, and taught as a choice among them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.prepared.store import read_split
-from medvqa_cli.errors import SettingsError
+from medvqa_cli.errors import DataError, SettingsError
 from medvqa_cli.inference.candidates import choose_answers
 from medvqa_cli.inference.routing import MAX_CANDIDATES, CandidateRouter
 from medvqa_cli.inference.vocabulary import Vocabulary, build_vocabulary, read_vocabulary, write_vocabulary
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medvqa_cli.records import VQASample
     from medvqa_cli.runs import Run
     from medvqa_cli.settings.schema import Settings
+    from medvqa_cli.training.objectives import ClosedObjective
 
 VOCABULARY_FILE = "closed_vocab.json"
 
@@ -66,6 +67,44 @@ def find_vocabulary(settings: Settings, run: Run, progress: Progress) -> Vocabul
     made = _build(settings, progress)
     write_vocabulary(path, made)
     return made
+
+
+def build_closed_objective(settings: Settings, run: Run, samples: Sequence[VQASample],
+                           progress: Progress) -> ClosedObjective | None:
+    """Return how training teaches closed questions as a choice; None where they are taught as text alone.
+
+    The vocabulary is that of the data set's training split; with a mixture, that of the training questions.
+
+    Raises:
+        DataError: If no question can be taught so, or a vocabulary file cannot be read.
+    """
+    from medvqa_cli.training.objectives import ClosedObjective
+
+    train = settings.train
+    if train.closed_objective == "sft":
+        return None
+    if settings.data.mixture and not settings.infer.closed_vocab:
+        vocabulary = build_vocabulary(samples, dataset="a mixture", split=settings.data.train_split, fingerprint="")
+    else:
+        vocabulary = find_vocabulary(settings, run, progress)
+    objective = ClosedObjective(CandidateRouter(vocabulary), train.choice_weight,
+                                keeps_answers=train.closed_objective == "hybrid")
+    if not any(objective.list_wrong(sample) for sample in samples):
+        raise DataError(f"train.closed_objective is '{train.closed_objective}', but no training question is closed and "
+                        "offers its answer.", "Use --closed-objective sft.")
+    return objective
+
+
+def describe_closed_objective(objective: ClosedObjective | None, samples: Sequence[VQASample]) -> dict[str, Any]:
+    """Return what the manifest says of closed questions taught as a choice; nothing where they are not."""
+    if objective is None:
+        return {}
+    closed = [sample for sample in samples if sample.answer_type == "closed"]
+    taught = sum(bool(objective.list_wrong(sample)) for sample in closed)
+    return {"closed_objective": {
+        "objective": "hybrid" if objective.keeps_answers else "mc", "choice_weight": objective.weight,
+        "questions": taught, "as_text_alone": len(closed) - taught,
+        "vocabulary": objective.router.vocabulary.describe()}}
 
 
 def describe_router(router: CandidateRouter | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from medvqa_cli.errors import SettingsError
 from medvqa_cli.records import JsonlWriter
 from medvqa_cli.runs import now
 from medvqa_cli.workflows.augmentation import build_augmentation, describe_augmentation
+from medvqa_cli.workflows.closed_questions import build_closed_objective, describe_closed_objective
 from medvqa_cli.workflows.lengths import keep_trainable
 from medvqa_cli.workflows.models import build_encoder, describe_model
 from medvqa_cli.workflows.objective import describe_objective
@@ -112,6 +113,7 @@ def _make_plan(job: Job, encoder: SampleEncoder, events: JsonlWriter | None, pro
     """Return what is trained on what, watched by what; of several processes only the main one has diagnostics."""
     from medvqa_cli.training.average import WeightAverage
     from medvqa_cli.training.best import BestWatch
+    from medvqa_cli.training.processes import follow
     from medvqa_cli.training.sft import TrainingPlan
 
     run, settings, data, model = job.run, job.settings, job.data, job.loaded.model
@@ -122,11 +124,14 @@ def _make_plan(job: Job, encoder: SampleEncoder, events: JsonlWriter | None, pro
     best = BestWatch(train, diagnostics.read_accuracy if diagnostics else _measure_nothing,
                      partial(_tell_stop, events, progress)) if train.seeks_best else None
     weights = weigh_questions(train, data.train)
-    if events and (objective := describe_objective(settings, data, weights)):
-        run.update_manifest(**objective)
+    objective = follow(lambda: build_closed_objective(settings, run, data.train, progress))
+    if events and (facts := describe_objective(settings, data, weights)
+                   | describe_closed_objective(objective, data.train)):
+        run.update_manifest(**facts)
     callbacks = (average, diagnostics, best)
     plan = TrainingPlan(model, encoder, data.train, data.validation, packed, train, settings.seed, run.checkpoints,
-                        data.block, tuple(callback for callback in callbacks if callback), weights)
+                        data.block, tuple(callback for callback in callbacks if callback), weights,
+                        objective=objective)
     return plan, diagnostics
 
 

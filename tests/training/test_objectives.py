@@ -18,10 +18,11 @@ from medvqa_cli.training.objectives import (
     PLAN,
     ClosedObjective,
     count_choices,
+    count_tokens,
     mark_choices,
     number_answers,
-    sum_answer_losses,
     sum_choice_losses,
+    sum_gold_losses,
 )
 from tests.models.test_packing import make_encoder, make_samples
 
@@ -154,8 +155,11 @@ def test_what_is_logged_is_the_loss_of_the_gold_answers(tiny, picture_paths):
     batch = build_batch(encoder, expansion.groups, packed=True)
     marks = mark_choices(batch["labels"], expansion)
     with torch.no_grad():
-        found, tokens = sum_answer_losses(*find_token_losses(tiny.model, batch), batch["labels"], marks[OWNERS],
-                                          marks[PLAN])
+        found, tokens, taught = sum_gold_losses(*find_token_losses(tiny.model, batch), batch["labels"],
+                                                marks[OWNERS], marks[PLAN])
         expected, counted = sum_answer_loss(tiny.model, build_batch(encoder, [group], packed=True))
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     assert tokens == counted
+    alone = build_batch(encoder, [group[3:]], packed=True)  # of mc, only these two are taught as text
+    assert taught.item() == pytest.approx(sum_answer_loss(tiny.model, alone)[0].item(), rel=1e-5)
+    assert count_tokens(batch["labels"], marks[OWNERS], marks[PLAN]) == (alone["labels"] != -100).sum()

@@ -10,9 +10,16 @@ from medvqa_cli.errors import DataError, RunError, SettingsError
 from medvqa_cli.inference.vocabulary import read_vocabulary, write_vocabulary
 from medvqa_cli.records import prediction_from_json, read_jsonl
 from medvqa_cli.reporting.protocol import list_protocol
-from medvqa_cli.workflows.closed_questions import VOCABULARY_FILE, find_vocabulary, open_router
+from medvqa_cli.runs import Run
+from medvqa_cli.workflows.closed_questions import (
+    VOCABULARY_FILE,
+    build_closed_objective,
+    find_vocabulary,
+    open_router,
+)
 from medvqa_cli.workflows.data import load_samples, open_data
 from medvqa_cli.workflows.infer import infer_split
+from medvqa_cli.workflows.train import train_sft
 from tests.workflows.test_infer import change
 
 
@@ -129,3 +136,25 @@ def test_an_engine_without_log_probabilities_is_refused(own_run, listener):
     with pytest.raises(SettingsError, match="engine 'openai' tells no log-probabilities"):
         open_router(with_candidates(settings), run, Mute(), listener)
     assert open_router(settings, run, Mute(), listener) is None
+
+
+def test_training_with_choices_says_so_and_keeps_its_vocabulary(trained, tmp_path):
+    settings = change(trained[0], paths={"runs": str(tmp_path)},
+                      train={"max_steps": 2, "closed_objective": "hybrid", "choice_weight": 0.5})
+    run = train_sft(settings, name="hybrid")
+    stated = run.read_json("manifest.json")["closed_objective"]
+    closed = [sample for sample in load_samples(settings, "train") if sample.answer_type == "closed"]
+    assert (stated["objective"], stated["choice_weight"]) == ("hybrid", 0.5)
+    assert stated["questions"] + stated["as_text_alone"] == len(closed)
+    assert stated["questions"] > 0
+    assert read_vocabulary(run.path / VOCABULARY_FILE).describe() == stated["vocabulary"]
+    assert "closed_objective" not in trained[1].read_json("manifest.json")
+
+
+def test_a_training_without_choices_to_teach_is_refused(trained, tmp_path, listener):
+    settings = change(trained[0], train={"closed_objective": "mc"})
+    samples = [sample for sample in load_samples(settings, "train") if sample.answer_type == "open"]
+    with pytest.raises(DataError, match="no training question is closed and offers its answer") as caught:
+        build_closed_objective(settings, Run(tmp_path), samples, listener)
+    assert "--closed-objective sft" in caught.value.hint
+    assert build_closed_objective(trained[0], Run(tmp_path), samples, listener) is None
