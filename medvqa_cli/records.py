@@ -84,7 +84,8 @@ class Prediction:
     (summing to 1), `candidate_scores` every form that was offered to its log-probability in nats and its tokens, both
     with the end token; `margin` is how much the answer leads, in nats a token, and `route` how the candidates were
     found (`medvqa_cli.inference.routing`). `text` is what the model wrote, where the answer is only a part of it.
-    `attention` names a file. Fields a model does not produce stay empty.
+    `confidence` (0-1) is how sure the answer is, recalibrated if a calibrator was named; `abstains` says that this is
+    less than was asked for. `attention` names a file. Fields a model does not produce stay empty.
     """
 
     sample: VQASample
@@ -96,6 +97,8 @@ class Prediction:
     candidate_scores: Mapping[str, tuple[float, int]] | None = None
     margin: float | None = None
     route: str = ""
+    confidence: float | None = None
+    abstains: bool = False
     samples: tuple[AnswerSample, ...] = ()
     boxes: tuple[Box, ...] = ()
     attention: str = ""

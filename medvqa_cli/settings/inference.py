@@ -67,6 +67,10 @@ class InferenceSettings(Section):
     """off: closed questions are answered freely; else by the likeliest of yes and no, named options or a vocabulary."""
     closed_vocab: Path | None = None
     """Vocabulary of closed answers to use; not given: the training split's, kept with the run."""
+    calibrator: Path | None = None
+    """Calibrator (calibrator.json) that turns an answer's confidence into its chance of being right."""
+    abstain_below: Fraction | None = None
+    """Mark answers that are less sure than this as abstentions."""
     server: ServerSettings = ServerSettings()
     """The server that engine openai asks."""
     vllm: VllmSettings = VllmSettings()

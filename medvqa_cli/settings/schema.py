@@ -72,6 +72,12 @@ class CalibrationSettings(Section):
     """Most tokens of a sampled answer."""
     bins: PositiveInt = 10
     """Equal-width confidence bins, each (lower, upper]."""
+    method: Literal["sampling", "logits", "likelihood", "verbalized"] = "sampling"
+    """Where confidence comes from: sampled answers; or, in stored answers, candidates, their tokens or their words."""
+    calibrate_by: Literal["none", "question_type", "modality", "organ"] = "none"
+    """Groups of questions for which a calibrator learns a map of their own, where there are enough."""
+    risk: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of wrong answers that the rules to abstain may leave."""
 
 
 class Settings(Section):

@@ -1,4 +1,4 @@
-"""`medvqa eval calibration`: sampled answers to confidence, and confidence against truth."""
+"""`medvqa eval calibration`: sampled or stored answers to confidence, and confidence against truth."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.replies import read_reply
-from medvqa_cli.errors import DataError
+from medvqa_cli.errors import DataError, SettingsError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import AnswerSample, JsonlWriter, Prediction, VQASample
+from medvqa_cli.runs import latest_run, open_run
 from medvqa_cli.scoring.answers import parse_yes_no
 from medvqa_cli.workflows.asking import ask, seed_portion
+from medvqa_cli.workflows.confidence import (
+    NOTHING,
+    Recalibration,
+    check_recalibration,
+    measure_confidence,
+    tag_split,
+)
 from medvqa_cli.workflows.data import load_presented
 from medvqa_cli.workflows.engines import open_engine
-from medvqa_cli.workflows.evaluate import evaluate_samples
 from medvqa_cli.workflows.infer import describe_data, describe_job, warn_malformed
 from medvqa_cli.workflows.row_files import Ledger, leave_out_done, order_rows, prepare_rows
 
@@ -26,10 +33,21 @@ if TYPE_CHECKING:
 
 
 def evaluate_calibration(settings: Settings, *, run: str | None = None, split: str | None = None,
-                         overwrite: bool = False, progress: Progress = SILENT) -> tuple[Run, dict[str, Any]]:
+                         overwrite: bool = False, wanted: Recalibration = NOTHING,
+                         progress: Progress = SILENT) -> tuple[Run, dict[str, Any]]:
     """Draw answers to the yes/no questions of a split and measure how far confidence can be trusted.
 
-    Writes `samples.jsonl` (resumable) and `calibration/` in the run; the run is found as `infer_split` finds it.
+    Writes `samples.jsonl` (resumable) and `calibration/` in the run; the run is found as `infer_split` finds it. With a
+    `calibration.method` other than sampling nothing is drawn: the answers of `predictions.jsonl` are measured. Names
+    of files hold that of the split where it is not the test split.
+
+    Args:
+        settings: All settings; `calibration` says how.
+        run: A run's name.
+        split: Its default is test; where a calibrator is learnt, validation.
+        overwrite: Draw anew what is there.
+        wanted: A calibrator to learn or to apply.
+        progress: Where to report.
 
     Returns:
         The run and the metrics block.
@@ -38,7 +56,27 @@ def evaluate_calibration(settings: Settings, *, run: str | None = None, split: s
         DataError: If the split holds no closed question whose gold answer is yes or no.
         MedVQAError: On bad settings, data or model.
     """
-    split = split or settings.data.test_split
+    split = split or (settings.data.validation_split if wanted.fit else settings.data.test_split)
+    check_recalibration(settings, split, wanted, progress)
+    if settings.calibration.method == "sampling":
+        target = sample_split(settings, split, run=run, overwrite=overwrite, progress=progress)
+    elif run is None and settings.model.name:
+        raise SettingsError(f"calibration.method '{settings.calibration.method}' measures the stored answers of a run, "
+                            f"but a model is named: '{settings.model.name}'.",
+                            "Answer with it first (`medvqa infer`), then name that run with --run.")
+    else:
+        target = open_run(settings.paths.runs, run) if run else latest_run(settings.paths.runs)
+    return target, measure_confidence(target, settings, split=split, wanted=wanted, progress=progress)
+
+
+def sample_split(settings: Settings, split: str, *, run: str | None = None, overwrite: bool = False,
+                 progress: Progress = SILENT) -> Run:
+    """Draw the answers to a split's yes/no questions that are not there yet; return the run that holds them.
+
+    Raises:
+        DataError: If the split holds no closed question whose gold answer is yes or no.
+        MedVQAError: On bad settings, data or model.
+    """
     presented = load_presented(settings, split, progress)
     samples = select_yes_no(presented.samples, split)
     target, engine = open_engine(settings, run, progress)
@@ -46,7 +84,7 @@ def evaluate_calibration(settings: Settings, *, run: str | None = None, split: s
     decoding = {"temperature": options.temperature, "max_new_tokens": options.max_new_tokens}
     meta = describe_job(settings, split, engine) | describe_data(settings, target, presented) | {
         "samples": options.samples, "decoding": decoding, "expected": len(samples)}
-    path = prepare_rows(target, "samples", meta, overwrite=overwrite)
+    path = prepare_rows(target, f"samples{tag_split(settings, split)}", meta, overwrite=overwrite)
     rest = leave_out_done(samples, path, by_image=engine.intake.by_image)
     progress.say(f"{len(samples)} yes/no questions, {options.samples} answers each"
                  + (f", {len(samples) - len(rest)} done before" if len(rest) < len(samples) else ""))
@@ -55,7 +93,7 @@ def evaluate_calibration(settings: Settings, *, run: str | None = None, split: s
             writer.write(prediction)
             ledger.keep()
     order_rows(path, samples)
-    return target, evaluate_samples(target, settings, progress=progress)
+    return target
 
 
 def select_yes_no(samples: Sequence[VQASample], split: str) -> list[VQASample]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.errors import RunError
 from medvqa_cli.progress import SILENT, Progress
-from medvqa_cli.records import Prediction, prediction_from_json, read_jsonl, write_atomically, write_json, write_jsonl
+from medvqa_cli.records import Prediction, prediction_from_json, read_jsonl, write_json, write_jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,22 +82,9 @@ def evaluate_samples(run: Run, settings: Settings, *, progress: Progress = SILEN
         RunError: If there are no samples, or a row is damaged or doubled.
         DataError: If no sampled question is a yes/no question.
     """
-    from medvqa_cli.evaluation.calibration import count_votes, summarize_confidence, to_rows
+    from medvqa_cli.workflows.confidence import measure_confidence
 
-    predictions = read_predictions(run.path / "samples.jsonl")
-    details = count_votes(predictions)
-    meta = _read_meta(run, "samples")
-    summary = summarize_confidence(details, settings.evaluation, num_bins=settings.calibration.bins,
-                                   num_samples=meta.get("samples", settings.calibration.samples), seed=settings.seed)
-    sample = predictions[0].sample
-    summary["protocol"] |= {"dataset": sample.dataset, "split": sample.split}
-    _add_completeness(summary, meta, len(predictions), progress)
-    folder = run.path / "calibration"
-    write_json(folder / "metrics.json", summary)
-    write_json(folder / "detailed_results.json", to_rows(details))
-    write_atomically(folder / "summary.txt", _summarize_in_words(summary))
-    merge_metrics(run, "calibration", summary)
-    return summary
+    return measure_confidence(run, settings, progress=progress)
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -160,12 +147,3 @@ def _add_completeness(summary: dict[str, Any], meta: dict[str, Any], found: int,
     if found < expected:
         progress.warn(f"Only {found} of {expected} questions are answered: these are not the final numbers. "
                       "Run the same command again to answer the rest.")
-
-
-def _summarize_in_words(summary: dict[str, Any]) -> str:
-    names = ("accuracy", "mean_confidence", "ece", "mce", "overconfidence", "underconfidence", "brier", "bias_floor",
-             "valid_response_rate", "num_questions", "num_samples")
-    lines = [f"{name}: {summary[name]:.4f}" if isinstance(summary[name], float) else f"{name}: {summary[name]}"
-             for name in names]
-    protocol = summary["protocol"]
-    return "\n".join([f"Calibration on {protocol['dataset']}, split {protocol['split']}", *lines]) + "\n"
