@@ -35,12 +35,16 @@ IMAGE = Option("--image", "Ask about this picture instead of a split.", metavar=
 QUESTION = Option("--question", "What to ask about it; repeatable.", metavar="TEXT", kind="many")
 OVERWRITE = Option("--overwrite", "Answer anew what is there.", kind="switch")
 SHOW_IMAGE = Option("--show-image", "Draw the picture beside its answers; of a split, the first few.", kind="switch")
+DOUBT = (Option("--calibrator", "Calibrator that recalibrates the confidence of answers.", "infer.calibrator", "FILE",
+                panel="Inference"),
+         Option("--abstain-below", "Mark answers less sure than this as abstentions.", "infer.abstain_below", "P",
+                panel="Inference"))
 SHOWN = 3
 """Pictures of a split that are drawn."""
 
 
 @command(app, "infer", RUN, SPLIT, TAG, IMAGE, QUESTION, OVERWRITE, SHOW_IMAGE, *DATA, *PRESENTATION, *MODEL, *ENGINE,
-         *INFERENCE, SEED, DRY_RUN)
+         *INFERENCE, *DOUBT, SEED, DRY_RUN)
 def infer(call: Call) -> None:
     """Answer a split, or questions about one image, with a run's model or a named one."""
     _check_image(call)
@@ -102,7 +106,7 @@ def _answer_split(call: Call, name: str | None) -> None:
 
 def _print_answers(call: Call, answers: Sequence[Prediction]) -> None:
     """Print questions of one picture with their answers, beside the picture if it is wanted."""
-    lines = [f"{answer.sample.question} {answer.answer}" for answer in answers]
+    lines = [f"{answer.sample.question} {answer.answer}{_describe_doubt(answer)}" for answer in answers]
     if call.is_on("show_image") and call.terminal.draws and answers[0].sample.images:
         from medvqa_cli.cli.pictures import print_beside
 
@@ -111,6 +115,13 @@ def _print_answers(call: Call, answers: Sequence[Prediction]) -> None:
     else:
         for line in lines:
             call.terminal.print(line)
+
+
+def _describe_doubt(answer: Prediction) -> str:
+    """Return how sure an answer is, where that was asked for."""
+    if answer.confidence is None:
+        return " (abstains: no confidence)" if answer.abstains else ""
+    return f" ({'abstains: ' if answer.abstains else ''}confidence {answer.confidence:.2f})"
 
 
 def _show_first(call: Call, run: Run) -> None:

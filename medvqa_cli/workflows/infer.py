@@ -11,6 +11,7 @@ from medvqa_cli.inference.protocol import Decoding
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import JsonlWriter, Prediction, VQASample
 from medvqa_cli.settings.schema import to_tree
+from medvqa_cli.workflows.abstaining import describe_doubt, open_doubt
 from medvqa_cli.workflows.analysis import find_warnings
 from medvqa_cli.workflows.asking import Failures, ask, group_samples, seed_portion
 from medvqa_cli.workflows.baselines import measure_baselines
@@ -53,6 +54,7 @@ def infer_split(settings: Settings, *, run: str | None = None, split: str | None
     """
     split = split or settings.data.test_split
     load_samples(settings, split, progress=progress)  # a fault in the data is found before a large model is loaded
+    open_doubt(settings)  # and so is one in the calibrator
     target, engine = open_engine(settings, run, progress)
     tag = tag or _default_tag(settings, split, target)
     answer_split(settings, target, engine, split=split, tag=tag, overwrite=overwrite, progress=progress)
@@ -74,7 +76,7 @@ def answer_split(settings: Settings, target: Run, engine: Engine, *, split: str,
     presented = load_presented(settings, split, progress)
     samples = keep_answerable(engine, presented.samples, settings, progress)
     router = open_router(settings, target, engine, progress)
-    job = describe_job(settings, split, engine) | describe_router(router)
+    job = describe_job(settings, split, engine) | describe_router(router) | describe_doubt(open_doubt(settings))
     meta = job | describe_data(settings, target, presented) | {
         "expected": len(samples), "too_long": len(presented.samples) - len(samples),
         "baselines": measure_baselines(settings, samples)}
@@ -104,6 +106,7 @@ def infer_image(settings: Settings, image: Path, questions: Sequence[str], *, ru
     from medvqa_cli.data.images import read_image
 
     read_image(image, max_pixels=settings.data.max_pixels)
+    open_doubt(settings)
     samples = [VQASample(dataset="image", split="image", question_id=str(number), image_id=image.name,
                          question=question, answer="", answer_type="open", images=(str(image.resolve()),))
                for number, question in enumerate(questions)]
@@ -138,13 +141,13 @@ def answer_samples(engine: Engine, samples: Sequence[VQASample], settings: Setti
         AnswerError: If a question cannot be answered and nobody collects failures.
         ModelError: If no question can be answered.
     """
-    malformed = 0
+    malformed, doubt = 0, open_doubt(settings, progress)
     progress.start("Answering", len(samples), "question")
     for portion, answers in ask(engine, samples, partial(answer_portion, engine, settings, router=router), failures):
         for prediction in answers:
             malformed += not read_reply(prediction.text or prediction.answer, prediction.sample,
                                         settings.prompt).is_well_formed
-            yield prediction
+            yield doubt.judge(prediction) if doubt else prediction
         progress.advance(len(portion))
     progress.finish()
     warn_malformed(malformed, len(samples), progress)
