@@ -29,7 +29,7 @@ COMMANDS = (
          "medvqa_cli.cli.bench"),
     Stub("sanity-check", "Check data, model and settings in a minute, before hours of training.",
          "medvqa_cli.cli.sanity"),
-    Stub("runs", "Runs: list, show.", "medvqa_cli.cli.runs"),
+    Stub("runs", "Runs: list, show, push.", "medvqa_cli.cli.runs"),
     Stub("config", "Settings: init, show, schema.", "medvqa_cli.cli.config"),
     Stub("plugins", "Plugins: list.", "medvqa_cli.cli.plugins"),
     Stub("doctor", "Look at this machine: what is missing, and which models fit.", "medvqa_cli.cli.doctor"),

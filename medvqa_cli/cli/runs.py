@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.cli.command import command
+from medvqa_cli.cli.completion import complete_run
 from medvqa_cli.cli.groups import make_group
-from medvqa_cli.cli.options import RUN_ARGUMENT
+from medvqa_cli.cli.options import RUN_ARGUMENT, Option
 
 if TYPE_CHECKING:
     from medvqa_cli.cli.command import Call
@@ -46,6 +47,20 @@ def show_run(call: Call) -> None:
         document["metrics"] = run.read_json("metrics.json")
     if not call.answer_json(document):
         call.terminal.print_tree(document)
+
+
+@command(app, "push", Option("RUN", "Run.", kind="required", complete=complete_run),
+         Option("ID", "Repository of the hub, such as NAME/MODEL.", kind="required"),
+         Option("--public", "Let everyone read it; private if not given.", kind="switch"))
+def push_run(call: Call) -> None:
+    """Upload a finished run's weights, processor and model card to the hub: no pictures, questions or answers."""
+    from medvqa_cli.runs import open_run
+    from medvqa_cli.workflows.publish import push_run as push
+
+    run, target = open_run(call.runs, call.text("run") or ""), call.text("id") or ""
+    address = push(run, target, public=call.is_on("public"), progress=call.progress)
+    if not call.answer_json({"run": run.name, "repository": target, "address": address}):
+        call.progress.say(f"Pushed: {address}")
 
 
 def describe_run(run: Run) -> dict[str, Any]:

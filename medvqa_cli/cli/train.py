@@ -28,17 +28,20 @@ FROM_EMA = Option("--resume-from-ema", "Start from the average of this finished 
 
 command(app, "watch", *OPTIONS)(watch_run)
 
+PUSH = Option("--push-to-hub", "When done, upload weights and a model card to this private repository.",
+              metavar="NAME/MODEL")
 PROCESSES = Option("--num-processes", "Train in N processes on this machine; each takes a GPU where there are any.",
                    metavar="N", panel="Training")
 
 
 @command(app, "sft", *DATA, *CHECKS, *PRESENTATION, *MODEL, *TRAINING, *TRACKING, PROCESSES, SEED, NAME, RESUME,
-         INIT_FROM, INIT_WEIGHTS, FROM_EMA, DRY_RUN)
+         INIT_FROM, INIT_WEIGHTS, FROM_EMA, PUSH, DRY_RUN)
 def train_sft(call: Call) -> None:
     """Fine-tune a model by supervised learning: LoRA for a checkpoint, everything for a model from scratch."""
     from medvqa_cli.cli.runs import describe_run
 
     _check_resume(call)
+    target = _check_push(call)
     if call.is_on("dry_run"):
         _plan(call)
         return
@@ -47,17 +50,47 @@ def train_sft(call: Call) -> None:
     run = _train(call)
     if not call.answer_json(describe_run(run)):
         call.progress.say(f"Trained: {run.weights}. Next: medvqa infer --run {run.name}")
+    if target:
+        _push(call, run, target)
+
+
+def _check_push(call: Call) -> str | None:
+    """Return where to push to, once it is known that it can be tried: that is better said before hours of training."""
+    from medvqa_cli.workflows.launch import process_number
+
+    target = call.text("push_to_hub")
+    if target is None or process_number():
+        return None
+    from medvqa_cli.workflows.publish import check_target
+
+    check_target(target)
+    return target
+
+
+def _push(call: Call, run: Run, target: str) -> None:
+    from medvqa_cli.workflows.publish import push_run
+
+    call.progress.say(f"Pushed: {push_run(run, target, progress=call.progress)}")
 
 
 def _launch(call: Call) -> bool:
     """Hand the same command to several processes if they are asked for; return whether that was done."""
-    from medvqa_cli.workflows.launch import count_wanted, launch
+    from medvqa_cli.workflows.launch import count_wanted, is_launched, launch
 
     processes = count_wanted(call.count("num_processes", 0), call.text("gpu"))
-    if processes > 1:
+    launches = processes > 1 or (not is_launched() and _needs_launch(call))
+    if launches:
         _ = call.settings  # what is wrong with them is said once
         launch(sys.argv[1:], processes)
-    return processes > 1
+    return launches
+
+
+def _needs_launch(call: Call) -> bool:
+    """Return whether even a single process must be started by a launcher: DeepSpeed expects one."""
+    from medvqa_cli.workflows.sharding import needs_launch
+
+    resume = call.text("resume")
+    return needs_launch(call.runs, resume) if resume else call.settings.train.deepspeed is not None
 
 
 def _train(call: Call) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -88,6 +89,10 @@ class TrainSettings(Section):
     """Processes that load images."""
     image_cache_mb: Annotated[int, Field(ge=0)] = 512
     """Memory for processed images, in MiB (each worker has its own)."""
+    deepspeed: Path | None = None
+    """DeepSpeed's own file (JSON): ZeRO spreads optimiser states, gradients and weights over processes."""
+    fsdp: Path | None = None
+    """File (JSON) with the keys of transformers' fsdp_config: FSDP 2 spreads the same over processes."""
     vision_cache: Literal["off", "memory", "disk"] = "off"
     """Keep what a frozen vision tower makes of each picture: in memory, or in files below the prepared data."""
     vision_cache_mb: PositiveInt = 4096

@@ -22,7 +22,9 @@ PART = ".part"
 LISTING = "files.json"
 """Names and bytes of a checkpoint's other files, written last."""
 DAMAGED = ".damaged"
-NEEDED = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
+NEEDED = ("scheduler.pt", "trainer_state.json")
+OPTIMIZERS = ("optimizer.pt", "latest", "optimizer.bin")
+"""The optimiser's states: of a plain training, of DeepSpeed (the name of a folder beside it), of FSDP."""
 
 
 def name_checkpoint(step: int) -> str:
@@ -65,6 +67,8 @@ def find_damage(checkpoint: Path) -> str:
             return f"{name} is missing"
         if sizes[name] != size:
             return f"{name} has {sizes[name]:,} bytes, {size:,} were written"
+    if not any(name in listing for name in OPTIMIZERS):
+        return f"{OPTIMIZERS[0]} is missing"
     return next((f"{name} is missing" for name in NEEDED if name not in listing), "")
 
 

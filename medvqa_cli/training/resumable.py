@@ -95,6 +95,16 @@ class ResumableTrainer(Trainer):
     def _losses_file(self, checkpoint: str) -> Path:
         return Path(checkpoint) / f"losses_{self.args.process_index}.json"
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process holds all weights: FSDP, or DeepSpeed's ZeRO-3."""
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        return self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+
+    def gather_weights(self) -> dict[str, Any] | None:
+        """Return all weights in the main process where they are spread, else None; every process must call it."""
+        return self.accelerator.get_state_dict(self.model_wrapped) if self.is_sharded else None
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load a full model's weights by the model's own loader.
 
@@ -102,7 +112,7 @@ class ResumableTrainer(Trainer):
         under another name (LLaVA's), and training would go on from the wrong weights in silence.
         """
         target = model or self.model
-        if hasattr(target, "peft_config"):
+        if self.is_fsdp_enabled or hasattr(target, "peft_config"):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         saved = type(target).from_pretrained(resume_from_checkpoint, dtype=next(target.parameters()).dtype)

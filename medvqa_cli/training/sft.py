@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,8 @@ class SFTTrainer(ResumableTrainer):
         for batch in self._validation_batches():
             loss, count = sum_answer_loss(self.model, self._feed(batch))
             total, tokens = total + loss.item(), tokens + int(count)
+        for batch in self._idle_batches():
+            sum_answer_loss(self.model, self._feed(batch))
         return total, tokens
 
     def _feed(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -139,9 +141,19 @@ class SFTTrainer(ResumableTrainer):
 
     def _validation_batches(self) -> DataLoader[Any]:
         """Return this process's share of the validation questions."""
-        share = range(self.args.process_index, len(self.eval_dataset), self.args.world_size)
+        return self._load_validation(range(self.args.process_index, len(self.eval_dataset), self.args.world_size))
+
+    def _load_validation(self, share: Sequence[int]) -> DataLoader[Any]:
         return DataLoader(Subset(self.eval_dataset, share), batch_size=self.args.per_device_eval_batch_size,
                           collate_fn=self._validation_collator)
+
+    def _idle_batches(self) -> DataLoader[Any]:
+        """Return batches that are not counted: where weights are spread, all processes go through as many."""
+        size, number = self.args.per_device_eval_batch_size, len(self.eval_dataset)
+        share = len(range(self.args.process_index, number, self.args.world_size))
+        most = math.ceil(math.ceil(number / self.args.world_size) / size)
+        missing = most - math.ceil(share / size) if self.is_sharded else 0
+        return self._load_validation([0] * (missing * size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +161,8 @@ class TrainingPlan:
     """What one training run feeds on and writes to.
 
     `callbacks` watch it beside the event log and the progress display. With `block`, so many training samples that
-    follow one another make up a batch, whatever `batch_size` says. With `weights` some questions count more.
+    follow one another make up a batch, whatever `batch_size` says. With `weights` some questions count more. `engine`
+    holds arguments of TrainingArguments that name DeepSpeed or FSDP and their settings.
     """
 
     model: Any
@@ -165,6 +178,7 @@ class TrainingPlan:
     weights: LossWeights | None = None
     features: FeatureCache | None = None
     objective: ClosedObjective | None = None
+    engine: dict[str, Any] = field(default_factory=dict)
 
     @property
     def max_questions(self) -> int:
@@ -268,13 +282,19 @@ def _training_arguments(plan: TrainingPlan, steps: int) -> TrainingArguments:
         ddp_find_unused_parameters=_may_skip_parameters(plan),
         label_names=["labels"],
         use_cpu=parameter.device.type == "cpu",
-        bf16=parameter.is_cuda and find_quantization(plan.model) != "none",
+        bf16=parameter.is_cuda and (find_quantization(plan.model) != "none" or _computes_in_bfloat16(plan)),
         report_to="none",
         log_level_replica="error",
         disable_tqdm=True,
         seed=plan.seed,
         data_seed=plan.seed,
+        **plan.engine,
     )
+
+
+def _computes_in_bfloat16(plan: TrainingPlan) -> bool:
+    """Return whether DeepSpeed is to keep weights in bfloat16, with a float32 copy for the optimiser."""
+    return "deepspeed" in plan.engine and any(weight.dtype == torch.bfloat16 for weight in plan.model.parameters())
 
 
 def _may_skip_parameters(plan: TrainingPlan) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.balance import weigh_questions
 from medvqa_cli.errors import SettingsError
@@ -44,6 +44,7 @@ class Job:
     settings: Settings
     data: TrainingData
     loaded: LoadedModel
+    engine: dict[str, Any] = field(default_factory=dict)
 
 
 def fit(job: Job, progress: Progress) -> Run:
@@ -74,8 +75,9 @@ def fit(job: Job, progress: Progress) -> Run:
     with explained_loss(run.name):
         features = open_vision_cache(job.settings, loaded, encoder, job.data.train, progress)
         trainer = _run_trainer(job, encoder, features, progress, packed=packed)
+        weights = trainer.gather_weights()
     if is_main():
-        keep_weights(run, trainer, loaded, job.settings.train, progress)
+        keep_weights(run, trainer, loaded, job.settings.train, progress, gathered=weights)
         run.update_manifest(finished=now(), train_seconds=round(time.perf_counter() - start, 1),
                             steps=trainer.state.global_step, **describe_vision_cache(job.settings, features))
     return run
@@ -92,7 +94,7 @@ def _run_trainer(job: Job, encoder: SampleEncoder, features: FeatureCache | None
     checkpoint = follow(lambda: _find_start(run, progress))
     with JsonlWriter(run.events) if is_main() else nullcontext() as events:
         plan, diagnostics = _make_plan(job, encoder, events, progress, packed=packed)
-        plan = replace(plan, features=features)
+        plan = replace(plan, features=features, engine=job.engine)
         trainer, stop = build_trainer(plan, events, progress)
         try:
             with explained_full_disk(run.name):

@@ -26,6 +26,7 @@ from medvqa_cli.workflows.models import (
     recall_choice,
 )
 from medvqa_cli.workflows.objective import check_objective
+from medvqa_cli.workflows.sharding import keep_engine, leave_out_probes, read_engine, recall_engine
 from medvqa_cli.workflows.tracking import check_tracking, wants_validation
 from medvqa_cli.workflows.vision_cache import check_vision_cache
 from medvqa_cli.workflows.weights import Kind, check_kind, find_weights
@@ -120,6 +121,7 @@ def _find_source(settings: Settings, start: Start) -> Run | None:
     _check_tuning(settings)
     check_tracking(settings)
     check_vision_cache(settings)
+    read_engine(settings)
     return source
 
 
@@ -133,7 +135,8 @@ def _begin_run(settings: Settings, name: str | None, start: Start, progress: Pro
     from medvqa_cli.models.placement import count_processes
 
     source = _find_source(settings, start)
-    settings = _fix_mixture(settings)
+    engine = read_engine(settings)
+    settings = leave_out_probes(_fix_mixture(settings), engine, progress)
     check = _check(settings, progress)
     data = load_training_data(settings, progress)
     check_objective(settings, data)
@@ -141,6 +144,7 @@ def _begin_run(settings: Settings, name: str | None, start: Start, progress: Pro
     run = create_run(settings.paths.runs, name or _name_run(settings))
     progress.say(f"Run: {run.path}")
     write_json(run.settings, to_tree(settings))
+    keep_engine(run, engine)
     run.update_manifest(data=_describe_data(settings, data) | describe_check(check, data), processes=count_processes())
     if check.analysis:
         write_json(run.path / "analysis.json", check.analysis)
@@ -153,7 +157,7 @@ def _begin_run(settings: Settings, name: str | None, start: Start, progress: Pro
         raise
     run.update_manifest(model=describe_model(loaded), init_from=source.name if source else None,
                         init_weights=start.kind)
-    return Job(run, settings, data, loaded)
+    return Job(run, settings, data, loaded, engine)
 
 
 def _fix_mixture(settings: Settings) -> Settings:
@@ -201,6 +205,7 @@ def _reopen_run(run: Run, settings: Settings, progress: Progress) -> Job:
     if "model" not in manifest:
         raise RunError(f"Run '{run.name}' stopped before its model was loaded.", "Start it again without --resume.")
     _check_processes(run, manifest.get("processes", 1))
+    engine = recall_engine(run, stored)
     check_tracking(stored)
     data = load_training_data(stored, progress)
     found, wanted = _describe_data(stored, data), manifest["data"]
@@ -211,7 +216,7 @@ def _reopen_run(run: Run, settings: Settings, progress: Progress) -> Job:
     choice = _start_from(source, manifest.get("init_weights", "kept")) if source else recall_choice(manifest["model"])
     loaded = load_choice(choice, stored, progress, trainable=True)
     loaded.model = _adapt(loaded, stored)
-    return Job(run, stored, data, loaded)
+    return Job(run, stored, data, loaded, engine)
 
 
 def _check_processes(run: Run, wanted: int) -> None:

@@ -55,8 +55,10 @@ def check_kind(kind: str, *, named: bool) -> None:
 
 
 def keep_weights(run: Run, trainer: SFTTrainer, loaded: LoadedModel, settings: TrainSettings,
-                 progress: Progress) -> dict[str, Any]:
+                 progress: Progress, *, gathered: dict[str, Any] | None = None) -> dict[str, Any]:
     """Write the weights that become the run's and, where these are an average, the weights themselves beside it.
+
+    Where they are spread over processes, `gathered` holds all of them.
 
     Returns:
         What the manifest says of them: the step they are of, whether it is the last or the best one, the metric and
@@ -69,7 +71,7 @@ def keep_weights(run: Run, trainer: SFTTrainer, loaded: LoadedModel, settings: T
         trainer.average.apply()
         facts["ema"] = trainer.average.decay
     run.update_manifest(weights=facts)
-    _write(run, trainer, loaded, run.path / part)
+    _write(run, trainer, loaded, run.path / part, gathered)
     return facts
 
 
@@ -98,13 +100,14 @@ def _choose_step(run: Run, trainer: SFTTrainer, settings: TrainSettings, progres
     return measured | {"keep": "best", "step": standing.step}
 
 
-def _write(run: Run, trainer: SFTTrainer, loaded: LoadedModel, target: Path) -> None:
+def _write(run: Run, trainer: SFTTrainer, loaded: LoadedModel, target: Path,
+           gathered: dict[str, Any] | None = None) -> None:
     """Write the weights beside the processor in one step, so that a kill leaves no half model."""
     from medvqa_cli.training.checkpoints import explained_full_disk, publish_folder
 
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     with explained_full_disk(run.name):
-        trainer.model.save_pretrained(part)
+        trainer.model.save_pretrained(part, **({} if gathered is None else {"state_dict": gathered}))
         loaded.processor.save_pretrained(part)
         publish_folder(part, target)
