@@ -13,7 +13,6 @@ from medvqa_cli.scoring.profiles import LLAVA_MED, Profile, find_profile, name_k
 from medvqa_cli.scoring.resampling import Counted, take_mean
 from medvqa_cli.scoring.text import (
     BLEU_COLUMNS,
-    ORDERS,
     combine_bleu,
     count_bleu,
     measure_clipped_precision,
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from medvqa_cli.records import Prediction, VQASample
     from medvqa_cli.scoring.resampling import Combine
 
+BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
 ROUGE = {"rouge_1": 1, "rouge_2": 2, "rouge_l": None}
 PARTS = ("precision", "recall", "f1")
 
@@ -152,7 +152,7 @@ FAMILIES: dict[str, Family] = {
     "tokens": Family(4, _count_tokens, {f"token_{part}": average(column) for column, part in enumerate(PARTS)}),
     "open_recall": Family(2, _count_open_recall, {"open_recall": average(0)}, LLAVA_MED),
     "bleu": Family(BLEU_COLUMNS + 2, _count_bleu, {
-        **{f"bleu_{order}": _order(order) for order in range(1, ORDERS + 1)},
+        **{name: _order(order) for order, name in enumerate(BLEU, start=1)},
         "mean_precision_1": average(BLEU_COLUMNS)}),
     "rouge": Family(len(ROUGE) * len(PARTS) + 1, _count_rouge, {
         name if part == "f1" else f"{name}_{part}": average(place * len(PARTS) + number)
@@ -168,8 +168,8 @@ RULES = {
     "token_recall": "share of the gold answer's words found",
     "token_f1": "word overlap with the gold answer, F1",
     "open_recall": "LLaVA-Med's recall of open answers: right words counted as often as the answer says them",
-    **{f"bleu_{order}": f"corpus BLEU, 1 to {order} words in a row, brevity penalty, no smoothing"
-       for order in range(1, ORDERS + 1)},
+    **{name: f"corpus BLEU, 1 to {order} words in a row, brevity penalty, no smoothing"
+       for order, name in enumerate(BLEU, start=1)},
     "mean_precision_1": "the \u201cBLEU-1\u201d of several VQA-RAD scripts: clipped share of the answer's words, no "
                         "brevity penalty, mean over the questions",
     **{measure: "longest common subsequence of words, no stemming" if measure.startswith("rouge_l")

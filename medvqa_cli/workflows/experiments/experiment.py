@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -180,7 +181,7 @@ def _write_summary(folder: Path) -> dict[str, Any]:
     try:
         jobs = [(Job(row["name"], folder, tuple(row["stages"]), folder, tag=row["tag"]), row["values"])
                 for row in record["jobs"]]
-        evaluation = EvaluationSettings(**record["evaluation"])
+        evaluation = EvaluationSettings.model_validate_json(json.dumps(record["evaluation"]))
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{folder / RECORD} is damaged, or of another version: {error}.",
                        "Run `medvqa experiments run` again: it writes it anew.") from error
