@@ -53,7 +53,8 @@ class Intake:
         by_image: A call takes the questions of one image: they share its prefill and, when sampling, one stream of
             random numbers, so they are answered together or not at all. Else a call takes questions of any images,
             and the engine gives each a seed of its own, made from the decoding's.
-        questions: Most questions of a call, where it is not by image.
+        questions: Most questions of a call, where it is not by image; where it is, a greedy call takes further whole
+            images up to so many questions, for it draws nothing.
         calls: Most calls under way at the same time, each in a thread.
     """
 

@@ -42,7 +42,6 @@ class TransformersEngine:
     """
 
     name = "transformers"
-    intake = Intake()
     scores_candidates = True
 
     def __init__(self, loaded: LoadedModel, encoder: SampleEncoder, *, shared_prefix: bool, batch_size: int = 8,
@@ -52,6 +51,7 @@ class TransformersEngine:
         self.shared_prefix = shared_prefix
         self.batch_size = batch_size
         self.facts = facts
+        self.intake = Intake(questions=1 if shared_prefix else batch_size)
         self.end_ids = find_end_ids(loaded)
 
     def generate(self, samples: Sequence[VQASample], decoding: Decoding) -> list[Generation]:

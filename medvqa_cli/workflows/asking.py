@@ -26,7 +26,8 @@ class Failures(list[tuple["VQASample", AnswerError]]):
 
 
 def ask(engine: Engine, samples: Sequence[VQASample], call: Callable[[list[VQASample]], list[T]],
-        failures: Failures | None = None) -> Iterator[tuple[list[VQASample], list[T]]]:
+        failures: Failures | None = None, *, portions: Sequence[list[VQASample]] | None = None,
+        ) -> Iterator[tuple[list[VQASample], list[T]]]:
     """Hand samples to an engine in the portions it wants, several at a time if it wants that.
 
     Args:
@@ -34,6 +35,8 @@ def ask(engine: Engine, samples: Sequence[VQASample], call: Callable[[list[VQASa
         samples: What to ask.
         call: Asks the engine about one portion; called in threads where the engine takes several calls at a time.
         failures: Receives the questions that cannot be answered; None: the first of them ends all.
+        portions: Portions that hold all samples, perhaps among others; planned from the samples if not given. Of each
+            only the samples to ask are asked.
 
     Yields:
         Each portion with what `call` returned for it, in the order in which they are finished.
@@ -43,7 +46,10 @@ def ask(engine: Engine, samples: Sequence[VQASample], call: Callable[[list[VQASa
         ModelError: If no question can be answered.
     """
     in_a_row = 0
-    for portion, future in _run(plan_portions(engine, samples), call, engine.intake.calls):
+    wanted = {sample.question_id for sample in samples}
+    planned = plan_portions(engine, samples) if portions is None else [
+        left for portion in portions if (left := [sample for sample in portion if sample.question_id in wanted])]
+    for portion, future in _run(planned, call, engine.intake.calls):
         try:
             answers = future.result()
         except AnswerError as error:
@@ -56,12 +62,27 @@ def ask(engine: Engine, samples: Sequence[VQASample], call: Callable[[list[VQASa
             yield portion, answers
 
 
-def plan_portions(engine: Engine, samples: Sequence[VQASample]) -> list[list[VQASample]]:
-    """Return the samples as an engine takes them: by image, or a number of them whatever their images."""
+def plan_portions(engine: Engine, samples: Sequence[VQASample], *, greedy: bool = False) -> list[list[VQASample]]:
+    """Return the samples as an engine takes them: by image, or a number of them whatever their images.
+
+    Greedy calls by image may take several images. Which stand together changes answers' last digits, so what goes on
+    after a kill goes on with the portions of all samples.
+    """
     intake = engine.intake
     if intake.by_image:
-        return group_samples(samples)
+        return _join_small(group_samples(samples), intake.questions if greedy else 1)
     return [list(samples[start: start + intake.questions]) for start in range(0, len(samples), intake.questions)]
+
+
+def _join_small(groups: Sequence[list[VQASample]], most: int) -> list[list[VQASample]]:
+    """Return groups in their order, neighbours put together while they have at most so many samples."""
+    joined: list[list[VQASample]] = []
+    for group in groups:
+        if joined and len(joined[-1]) + len(group) <= most:
+            joined[-1] = [*joined[-1], *group]
+        else:
+            joined.append(group)
+    return joined
 
 
 def group_samples(samples: Sequence[VQASample]) -> list[list[VQASample]]:
@@ -97,7 +118,7 @@ def _run(portions: Sequence[list[VQASample]], call: Callable[[list[VQASample]], 
             done.put((portion, _attempt(call, portion)))
 
     for _ in range(min(threads, len(portions))):
-        threading.Thread(target=work, daemon=True).start()  # a daemon: Ctrl-C does not wait for a server
+        threading.Thread(target=work, name="asking", daemon=True).start()  # a daemon: Ctrl-C does not wait for a server
     try:
         for _ in portions:
             yield done.get()

@@ -13,7 +13,7 @@ from medvqa_cli.records import JsonlWriter, Prediction, VQASample
 from medvqa_cli.settings.schema import to_tree
 from medvqa_cli.workflows.abstaining import describe_doubt, open_doubt
 from medvqa_cli.workflows.analysis import find_warnings
-from medvqa_cli.workflows.asking import Failures, ask, group_samples, seed_portion
+from medvqa_cli.workflows.asking import Failures, ask, group_samples, plan_portions, seed_portion
 from medvqa_cli.workflows.baselines import measure_baselines
 from medvqa_cli.workflows.closed_questions import answer_closed, describe_router, open_router
 from medvqa_cli.workflows.data import load_presented, load_samples, open_data
@@ -81,12 +81,13 @@ def answer_split(settings: Settings, target: Run, engine: Engine, *, split: str,
         "expected": len(samples), "too_long": len(presented.samples) - len(samples),
         "baselines": measure_baselines(settings, samples)}
     path = prepare_rows(target, "predictions" + (f"-{tag}" if tag else ""), meta, overwrite=overwrite)
-    rest = leave_out_done(samples, path, by_image=engine.intake.by_image)
+    portions = plan_portions(engine, samples, greedy=settings.infer.temperature == 0)
+    rest = leave_out_done(samples, path, by_image=engine.intake.by_image, portions=portions)
     progress.say(f"{len(samples)} questions of {settings.data.dataset}/{split}"
                  + (f", {len(samples) - len(rest)} answered before" if len(rest) < len(samples) else ""))
     failures = Failures()
     with Ledger(path, engine) as ledger, JsonlWriter(path) as writer:
-        for prediction in answer_samples(engine, rest, settings, progress, failures, router=router):
+        for prediction in answer_samples(engine, rest, settings, progress, failures, router=router, portions=portions):
             writer.write(prediction)
             ledger.keep()
     order_rows(path, samples)
@@ -131,11 +132,12 @@ def read_answers(settings: Settings, run: Run, *, split: str | None = None, tag:
 
 
 def answer_samples(engine: Engine, samples: Sequence[VQASample], settings: Settings, progress: Progress,
-                   failures: Failures | None = None, *,
-                   router: CandidateRouter | None = None) -> Iterator[Prediction]:
+                   failures: Failures | None = None, *, router: CandidateRouter | None = None,
+                   portions: Sequence[list[VQASample]] | None = None) -> Iterator[Prediction]:
     """Yield one prediction for each sample as soon as it is there; what cannot be answered goes to `failures`.
 
-    With a `router`, closed questions are answered by the likeliest of its candidates.
+    With a `router`, closed questions are answered by the likeliest of its candidates. `portions` are as `ask` takes
+    them.
 
     Raises:
         AnswerError: If a question cannot be answered and nobody collects failures.
@@ -143,7 +145,8 @@ def answer_samples(engine: Engine, samples: Sequence[VQASample], settings: Setti
     """
     malformed, doubt = 0, open_doubt(settings, progress)
     progress.start("Answering", len(samples), "question")
-    for portion, answers in ask(engine, samples, partial(answer_portion, engine, settings, router=router), failures):
+    call = partial(answer_portion, engine, settings, router=router)
+    for portion, answers in ask(engine, samples, call, failures, portions=portions):
         for prediction in answers:
             malformed += not read_reply(prediction.text or prediction.answer, prediction.sample,
                                         settings.prompt).is_well_formed

@@ -45,17 +45,19 @@ def prepare_rows(run: Run, name: str, meta: dict[str, Any], *, overwrite: bool) 
     return path
 
 
-def leave_out_done(samples: Sequence[VQASample], path: Path, *, by_image: bool = True) -> list[VQASample]:
+def leave_out_done(samples: Sequence[VQASample], path: Path, *, by_image: bool = True,
+                   portions: Sequence[Sequence[VQASample]] | None = None) -> list[VQASample]:
     """Return the samples that are not answered in a row file yet; `by_image`, those of all images that are not wholly.
 
     With `by_image` the rows of an image that was under way when the run was killed are dropped: its questions share
-    one prefill and one stream of random numbers, so only the whole image gives the same answers again.
+    one prefill and one stream of random numbers, so only the whole image gives the same answers again. The same holds
+    for `portions`, where more than an image is answered together.
     """
     rows = list(read_jsonl(path)) if path.exists() else []
     done = {row["sample"]["question_id"] for row in rows}
     if not by_image:
         return [sample for sample in samples if sample.question_id not in done]
-    rest = [sample for group in group_samples(samples) for sample in group
+    rest = [sample for group in portions or group_samples(samples) for sample in group
             if any(member.question_id not in done for member in group)]
     again = {sample.question_id for sample in rest} & done
     if again:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
+import time
 
 import pytest
 
@@ -125,6 +127,8 @@ def test_a_server_that_dies_keeps_what_it_has_answered(server, configure):
     path = settings.paths.runs / "infer-org-small-vl" / "predictions.jsonl"
     kept = len(list(read_jsonl(path)))
     assert 7 <= kept <= 10
+    while any(thread.name == "asking" for thread in threading.enumerate()):
+        time.sleep(0.01)
     server.fault = lambda request, number: None
     asked = len(server.requests)
     infer_split(settings)
@@ -219,6 +223,11 @@ def make_samples(count: int) -> list[VQASample]:
                       answer_type="closed", images=(f"/{n % 2}.png",)) for n in range(count)]
 
 
+def make_own(name: str) -> VQASample:
+    """A sample with a picture of its own."""
+    return dataclasses.replace(make_samples(1)[0], question_id=name, images=(f"/{name}.png",))
+
+
 def test_portions_are_what_the_engine_takes():
     def ids(intake):
         return [[sample.question_id for sample in portion]
@@ -227,6 +236,9 @@ def test_portions_are_what_the_engine_takes():
     assert ids(Intake()) == [["0", "2", "4"], ["1", "3"]]
     assert ids(Intake(by_image=False)) == [["0"], ["1"], ["2"], ["3"], ["4"]]
     assert ids(Intake(by_image=False, questions=2)) == [["0", "1"], ["2", "3"], ["4"]]
+    samples = [*make_samples(3), *map(make_own, "xyz")]
+    joined = plan_portions(Recorder(Intake(questions=4)), samples, greedy=True)
+    assert [[sample.question_id for sample in portion] for portion in joined] == [["0", "2", "1", "x"], ["y", "z"]]
     by_image, alone = (seed_portion(Recorder(Intake(by_image=image)), make_samples(1), 3) for image in (True, False))
     assert (by_image == 3, alone == 3) == (False, True)
 

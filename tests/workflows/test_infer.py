@@ -46,6 +46,19 @@ def test_a_killed_inference_resumes_with_nothing_lost_and_nothing_twice(own_run)
     assert path.read_bytes() == whole
 
 
+def test_batches_over_images_go_on_after_a_kill_as_they_were(own_run):
+    settings, run = own_run
+    plain = change(settings, infer={"shared_prefix": "off", "batch_size": 16})
+    infer_split(plain, run="small")
+    path = run.path / "predictions.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    kept = [line for number, line in enumerate(lines) if number not in (3, 20)]
+    path.write_bytes(b"".join(kept))
+    infer_split(plain, run="small")
+    assert path.read_bytes() == whole
+
+
 def test_answers_made_in_another_way_are_not_mixed(own_run):
     settings, run = own_run
     infer_split(settings, run="small")
