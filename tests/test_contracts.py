@@ -240,6 +240,21 @@ def test_answers_do_not_depend_on_how_they_are_computed(built, tiny, picture):
         assert [pytest.approx(row, abs=2e-3) for row in ours] == scores[0]
 
 
+def test_batches_over_images_answer_as_one_image_alone(built, tiny):
+    """Questions about different pictures in one batch: each is answered, and scored, about its own."""
+    _, directory = built
+    samples = [make_sample(str(directory / f"{number % 2}.png"), number) for number in range(4)]
+    engine = TransformersEngine(tiny, make_encoder(tiny), shared_prefix=False, batch_size=4)
+    decoding = Decoding(max_new_tokens=4)
+    together, alone = engine.generate(samples, decoding), [engine.generate([one], decoding)[0] for one in samples]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+    assert [answer.logprob for answer in together] == pytest.approx([one.logprob for one in alone], abs=2e-3)
+    offered = [["yes", "no"]] * 4
+    scores = [list(found.values()) for found in engine.score_candidates(samples, offered)]
+    assert scores == [pytest.approx(list(engine.score_candidates([one], offered[:1])[0].values()), abs=2e-3)
+                      for one in samples]
+
+
 def test_what_is_written_is_what_teacher_forcing_scores(built, tiny):
     """The log-probability of a written answer is the one that training's loss gives it."""
     _, directory = built

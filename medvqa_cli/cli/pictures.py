@@ -25,8 +25,11 @@ def print_beside(console: Console, path: Path, max_pixels: int, lines: Sequence[
     from rich.table import Table
     from rich.text import Text
 
+    columns = min(MAX_COLUMNS, console.width // 2)
     grid = Table.grid(padding=(0, 2))
-    grid.add_row(render_picture(path, max_pixels, min(MAX_COLUMNS, console.width // 2)), Text("\n".join(lines)))
+    grid.add_column(min_width=columns)
+    grid.add_column()
+    grid.add_row(render_picture(path, max_pixels, columns), Text("\n".join(lines)))
     console.print(grid)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -352,3 +353,20 @@ def test_pictures_and_json_exclude_each_other(medvqa, workflows, make_run):
     result = medvqa("infer", "--image", "x.png", "--question", "Q", "--show-image", "--json")
     assert (result.exit_code, workflows) == (2, [])
     assert result.stderr.startswith("error: --show-image and --json exclude each other.")
+
+
+def test_the_picture_stands_beside_its_answers(tmp_path):
+    from PIL import Image
+    from rich.console import Console
+
+    from medvqa_cli.cli.pictures import UPPER_HALF, print_beside
+
+    Image.new("RGB", (10, 10), (255, 0, 0)).save(tmp_path / "red.png")
+    console = Console(record=True, width=40, force_terminal=True, color_system="truecolor", file=io.StringIO())
+    print_beside(console, tmp_path / "red.png", 10_000, ["Is it red? [yes]", "What is it? a square"])
+    lines = console.export_text(styles=True).splitlines()
+    assert len(lines) == 10
+    assert all(line.count(UPPER_HALF) == 20 for line in lines)
+    assert "38;2;255;0;0" in lines[0]
+    assert "Is it red? [yes]" in lines[0]
+    assert "What is it? a" in lines[1]
