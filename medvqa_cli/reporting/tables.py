@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.reporting.calibration import list_measures
@@ -16,6 +17,7 @@ Row = tuple[str, ...]
 ANSWER_COLUMNS: Row = ("part", "questions", "images", "accuracy", "exact match", "token F1")
 MEASURE_COLUMNS: Row = ("measure", "closed", "open")
 CALIBRATION_COLUMNS: Row = ("measure", "value")
+HIDDEN = re.compile(r"rouge_\w+_(precision|recall)@")
 METRICS = ("accuracy", "exact_match", "token_f1")
 
 
@@ -33,7 +35,10 @@ def summarize_answers(block: Mapping[str, Any]) -> list[Row]:
 
 
 def summarize_measures(block: Mapping[str, Any]) -> list[Row]:
-    """Return rows under `MEASURE_COLUMNS`: every measure that `summarize_answers` does not show, by its whole key.
+    """Return rows under `MEASURE_COLUMNS`: the measures that `summarize_answers` does not show, by their whole key.
+
+    Left to `metrics.json` are precision and recall of ROUGE, and the clinical measures of "no", which are those of
+    "yes" the other way round.
 
     No rows if the block does not state its protocol.
 
@@ -46,10 +51,10 @@ def summarize_measures(block: Mapping[str, Any]) -> list[Row]:
     shown = [key for key in parts[0] if find_metric(parts[0], key.partition("@")[0]) is parts[0][key]
              and key.partition("@")[0] in METRICS]
     keys = [key for key in dict.fromkeys(key for part in parts for key in part) if "@" in key and key not in shown]
-    rows = [(key, *(_show_score(part, key) for part in parts)) for key in keys]
+    rows = [(key, *(_show_score(part, key) for part in parts)) for key in keys if not HIDDEN.match(key)]
     clinical = parts[0].get("clinical") or {}
     return rows + [(f"{key}, {label}", _show_score(clinical[label] | {"n": 0, "images": 0}, key), MISSING)
-                   for label in ("yes", "no", "macro") if label in clinical for key in clinical[label]]
+                   for label in ("yes", "macro") if label in clinical for key in clinical[label]]
 
 
 def _show_score(part: Mapping[str, Any], key: str) -> str:
