@@ -27,7 +27,7 @@ def print_beside(console: Console, path: Path, max_pixels: int, lines: Sequence[
 
     columns = min(MAX_COLUMNS, console.width // 2)
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(min_width=columns)
+    grid.add_column(width=columns)
     grid.add_column()
     grid.add_row(render_picture(path, max_pixels, columns), Text("\n".join(lines)))
     console.print(grid)

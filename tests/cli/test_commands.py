@@ -370,3 +370,4 @@ def test_the_picture_stands_beside_its_answers(tmp_path):
     assert "38;2;255;0;0" in lines[0]
     assert "Is it red? [yes]" in lines[0]
     assert "What is it? a" in lines[1]
+    assert "square" in lines[2]
