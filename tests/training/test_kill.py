@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -20,7 +21,8 @@ from tests.training.test_sft import Recorder
 WAYS = {
     "full": {"max_steps": 40, "log_steps": 3, "save_fraction": 0.125, "eval_fraction": 0.25},
     "lora": {"max_steps": 40, "log_steps": 3, "save_fraction": 0.125, "eval_fraction": 0.25, "tuning": "lora",
-             "lora": {"dropout": 0.2}, "gradient_accumulation": 2, "workers": 1},
+             "lora": {"dropout": 0.2}, "gradient_accumulation": 2, "workers": 1, "ema": 0.9, "keep": "best",
+             "balance": "answer_type", "closed_share": 0.5},
 }
 SHORT = {"max_steps": 6, "log_steps": 1, "save_fraction": 0.34, "eval_fraction": 0.0}
 
@@ -41,6 +43,11 @@ def check_equal(home, name, *, others="whole"):
     steps = [row["step"] for row in read_events(runs / name) if row["event"] == "log"]
     assert len(steps) == len(set(steps))
     assert read_weights(runs / name) == read_weights(runs / others)
+    kept, wanted = (json.loads((runs / run / "manifest.json").read_text())["weights"] for run in (name, others))
+    assert kept == wanted
+    assert [path.read_bytes() for path in sorted((runs / name / "raw").rglob("*.safetensors"))] == [
+        path.read_bytes() for path in sorted((runs / others / "raw").rglob("*.safetensors"))]
+    assert (runs / name / "raw").exists() == ("ema" in kept)
 
 
 @pytest.fixture(scope="module", params=list(WAYS))

@@ -79,6 +79,20 @@ def test_two_processes_equal_one_with_twice_the_accumulation(home, settings):
     assert json.loads((home / "runs" / f"{name}-two" / "manifest.json").read_text())["processes"] == 2
 
 
+@pytest.mark.slow
+def test_two_processes_keep_the_weights_that_one_keeps(home):
+    """Averaged, weighted, drawn and chosen by what only the main process measures."""
+    settings = {**LORA, "ema": 0.8, "balance": "answer_type", "closed_share": 0.5, "best_metric": "probe_accuracy",
+                "early_stopping": 3, "min_delta": 0.01, "max_steps": 16}
+    train_alone(home, "one-kept", **settings, gradient_accumulation=2)
+    train_together(home, "two-kept", **settings, gradient_accumulation=1)
+    assert compare(home, "one-kept", "two-kept") < 1e-6
+    kept = [json.loads((home / "runs" / name / "manifest.json").read_text())["weights"] for name in (
+        "one-kept", "two-kept")]
+    assert kept[0] == kept[1]
+    assert kept[0]["keep"] == "best"
+
+
 def resume_together(home, name):
     return start_team(home, "train", "sft", "--resume", name, "--runs-dir", "runs", "--prepared-dir", "prepared")
 
