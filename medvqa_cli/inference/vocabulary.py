@@ -76,7 +76,8 @@ def read_vocabulary(path: Path) -> Vocabulary:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"The vocabulary file '{path}' cannot be read: {error.strerror}.",
-                        HINT) from error
+                        "Name another, or leave out --closed-vocab: then one is built from the training split."
+                        ) from error
     except ValueError as error:
         raise _refuse(path, str(error)) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +21,7 @@ from medvqa_cli.training.objectives import (
 from medvqa_cli.training.sft import Collator, SFTTrainer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from medvqa_cli.training.objectives import ClosedObjective
     from medvqa_cli.training.order import Block, Group
@@ -79,6 +80,14 @@ class ChoiceTrainer(SFTTrainer):
                                             count_choices(batch[PLAN])]) for batch in batch_samples]).sum(dim=0)
         tokens, self._choices = self.accelerator.gather(counted.to(device)[None]).sum(dim=0)
         return tokens
+
+
+def choose_trainer(objective: ClosedObjective | None,
+                   collator: Collator) -> tuple[Callable[..., SFTTrainer], Collator | ChoiceCollator]:
+    """Return what makes the trainer of an objective, and what makes its batches."""
+    if objective is None:
+        return SFTTrainer, collator
+    return partial(ChoiceTrainer, objective=objective), ChoiceCollator(collator, objective)
 
 
 def _divide(total: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:

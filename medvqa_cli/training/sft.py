@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +24,7 @@ from medvqa_cli.training.visits import VisitCollator, Visits
 from medvqa_cli.training.weighting import spread_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from transformers import Trainer, TrainerCallback
@@ -198,6 +197,8 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter | None,
 
     Of several processes only the main one has `events`.
     """
+    from medvqa_cli.training.choices import choose_trainer
+
     stop = GracefulStop(progress)
     order = TrainingOrder(plan.train_samples, plan.max_questions, seed=plan.seed, block=plan.block,
                           closed_share=plan.settings.closed_share)
@@ -207,7 +208,7 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter | None,
     validation = [(group,) for group in group_by_image(plan.validation_samples, plan.max_questions)]
     collator = Collator(plan.encoder, plan.packed, plan.settings.pack_length or PACK_LENGTH, plan.weights,
                         apart=plan.features is not None)
-    kind, collate = _choose_trainer(plan, collator)
+    kind, collate = choose_trainer(plan.objective, collator)
     trainer = kind(
         model=plan.model,
         args=_training_arguments(plan, steps),
@@ -222,15 +223,6 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter | None,
     _check_engine(trainer)
     _remove_default_printers(trainer)
     return trainer, stop
-
-
-def _choose_trainer(plan: TrainingPlan, collator: Collator) -> tuple[Callable[..., SFTTrainer], Any]:
-    """Return what makes the trainer, and what makes its batches."""
-    from medvqa_cli.training.choices import ChoiceCollator, ChoiceTrainer
-
-    if plan.objective is None:
-        return SFTTrainer, collator
-    return partial(ChoiceTrainer, objective=plan.objective), ChoiceCollator(collator, plan.objective)
 
 
 def _check_engine(trainer: SFTTrainer) -> None:
