@@ -1,6 +1,6 @@
 """Training by TRL's SFTTrainer and by medvqa: the same model, data, order and objective, in turn, in one run.
 
-    python examples/benchmarks/sft_vs_trl.py timing --slake DIR [--questions 11] [--images 40] [--trl-images 6]
+    python examples/benchmarks/sft_vs_trl.py timing --slake DIR [--questions 11] [--images 40] [--trl-images N]
     python examples/benchmarks/sft_vs_trl.py timing --slake DIR --questions 1
     python examples/benchmarks/sft_vs_trl.py accuracy --slake DIR [--seeds 0,1,2]
 
@@ -17,11 +17,12 @@ its epoch is extrapolated from these: the table says so (`--trl-images 40` measu
 use too, read the ratio of processor time: it hardly moves with what they do.
 
 How TRL (1.16) is used, so that it is as fast as it can be: its own prompt-completion data for vision models with
-`completion_only_loss`, which supervises exactly our tokens (checked), its default loss, which computes logits only
-where labels are; no gradient checkpointing (its default is on), no evaluation, saving or tracking; `--trl-batch` rows a
-forward pass (1 by default, because a larger batch pads and was slower on a CPU). It refuses packing and padding-free
-batches of images. The very same LoRA weights are handed to both. Its pictures are decoded from SLAKE's files by
-`datasets`, as its guide does it.
+`completion_only_loss`, which supervises exactly our tokens (checked); its default loss, never all logits at once; no
+gradient checkpointing (its default is on), no evaluation, saving or tracking; `--trl-batch` rows a forward pass, 1 by
+default: in `medvqa bench train` several plain rows were slower than one on a CPU; try others. It refuses packing and
+padding-free batches of images. The very same LoRA weights are handed to both. Its pictures are decoded from SLAKE's
+files by `datasets`. On a CPU its loss computes logits at every position, in chunks (on CUDA where labels are, as ours
+does everywhere): that is a part of the ratio here and would not be on a GPU.
 
 **accuracy**: does it cost accuracy that the questions of an image come together? A small LLaVA (48 px, width 64, from
 random weights, all weights) learns SLAKE English once with image-grouped, packed batches and once with shuffled
@@ -133,7 +134,10 @@ def train_trl(options: argparse.Namespace) -> Arm:
 
     settings, loaded, encoder, ordered = load_parts(options)
     step = options.questions * settings.train.gradient_accumulation
-    ordered = ordered[: options.trl_images * options.questions]
+    steps = (options.trl_images or (6 if options.questions > 1 else 24)) * options.questions // step
+    if steps < 2:
+        raise SystemExit("The first step is the warm-up: --trl-images must make at least two.")
+    ordered = ordered[: steps * step]
     batch = min(options.trl_batch, step)
     if step % batch:
         raise SystemExit(f"--trl-batch {batch} does not divide the {step} questions of a step.")
@@ -312,7 +316,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--slake", type=Path, required=True, help="SLAKE's folder: train.json, imgs/")
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--questions", type=int, default=11, help="questions of each image; 1 is the second mode")
-    parser.add_argument("--trl-images", type=int, default=6, help="images that TRL's arm is measured on")
+    parser.add_argument("--trl-images", type=int, help="images of TRL's arm; 6, with --questions 1 24")
     parser.add_argument("--trl-batch", type=int, default=1, help="rows of a forward pass of TRL's arm")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=512)

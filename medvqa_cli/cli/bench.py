@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.cli.command import command
 from medvqa_cli.cli.groups import make_group
 from medvqa_cli.cli.options import MODEL, SEED, Option
+from medvqa_cli.cli.run_choice import typed_model
 from medvqa_cli.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from medvqa_cli.cli.command import Call
+    from medvqa_cli.settings.schema import Settings
     from medvqa_cli.workflows.bench.shapes import BenchShape
 
 app = make_group("How fast this machine is with one image and many questions: train, infer, sample.")
@@ -41,7 +43,7 @@ def measure_training(call: Call) -> None:
     from medvqa_cli.workflows.bench.train import bench_train
 
     rows = call.count("rows", 1) if call.text("rows") else None
-    report = bench_train(call.settings, _read_shape(call), rounds=call.count("rounds", 3), rows=rows,
+    report = bench_train(_read_settings(call), _read_shape(call), rounds=call.count("rounds", 3), rows=rows,
                          progress=call.progress)
     if call.answer_json(report):
         return
@@ -58,7 +60,7 @@ def measure_answers(call: Call) -> None:
     from medvqa_cli.workflows.bench.answers import Wanted, bench_infer
 
     wanted = Wanted(max_new_tokens=call.count("max_new_tokens", 8), rounds=call.count("rounds", 3))
-    report = bench_infer(call.settings, _read_shape(call), wanted, call.progress)
+    report = bench_infer(_read_settings(call), _read_shape(call), wanted, call.progress)
     if call.answer_json(report):
         return
     call.terminal.print_table(["way", "seconds", "spread", "times faster", "questions/s", "peak memory"],
@@ -76,7 +78,7 @@ def measure_samples(call: Call) -> None:
 
     wanted = Wanted(samples=call.count("samples", 100), max_new_tokens=call.count("max_new_tokens", 8),
                     temperature=_read_temperature(call), rounds=call.count("rounds", 3))
-    report = bench_sample(call.settings, _read_shape(call, questions=1), wanted, call.progress)
+    report = bench_sample(_read_settings(call), _read_shape(call, questions=1), wanted, call.progress)
     if call.answer_json(report):
         return
     call.terminal.print_table(["way", "seconds", "spread", "times faster", "distinct", "peak memory"],
@@ -88,10 +90,18 @@ def measure_samples(call: Call) -> None:
             call.terminal.print(f"{way['name']}: extrapolated from {way['measured_share']:.0%} of the samples.")
 
 
+def _read_settings(call: Call) -> Settings:
+    """Return the settings; a family typed without a model means random weights, whatever a settings file names."""
+    settings = call.settings
+    if call.text("family") and not typed_model(call):
+        return settings.model_copy(update={"model": settings.model.model_copy(update={"name": None})})
+    return settings
+
+
 def _read_shape(call: Call, questions: int = 11) -> BenchShape:
     from medvqa_cli.workflows.bench.shapes import BenchShape
 
-    if call.text("model"):
+    if typed_model(call):
         for option in SHAPE:
             if call.text(option.name):
                 raise SettingsError(f"{option.flag} is of random weights, but --model names a model.",

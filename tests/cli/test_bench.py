@@ -61,6 +61,13 @@ def test_one_question_is_sampled_unless_more_are_asked_for(medvqa, calls):
     assert "separate generates: extrapolated from 5% of the samples." in result.stdout
 
 
+def test_a_family_typed_means_random_weights_whatever_the_settings_file_names(medvqa, calls, workplace):
+    (workplace / "mine.toml").write_text('[model]\nname = "org/large"\n')
+    assert medvqa("bench", "train", "--config", "mine.toml", "--family", "llava").exit_code == 0
+    assert medvqa("bench", "train", "--config", "mine.toml").exit_code == 0
+    assert [settings.model.name for settings, _, _ in calls] == [None, "org/large"]
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (("train", "--questions", "0"), "--questions is '0': it should be a whole number of at least 1."),
     (("train", "--model", "x", "--layers", "2"), "--layers is of random weights, but --model names a model."),

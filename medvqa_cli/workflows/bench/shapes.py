@@ -13,7 +13,15 @@ from medvqa_cli import plugins
 from medvqa_cli.errors import ModelError, SettingsError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import VQASample
-from medvqa_cli.workflows.models import ModelChoice, build_encoder, choose_model, describe_model, load_choice
+from medvqa_cli.runs import open_run
+from medvqa_cli.workflows.models import (
+    ModelChoice,
+    build_encoder,
+    choose_model,
+    describe_model,
+    load_choice,
+    recall_choice,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,7 +86,7 @@ def prepare_subject(settings: Settings, shape: BenchShape, folder: Path, progres
     """Load the model that settings name, else build one of random weights, and draw its images and questions.
 
     Args:
-        settings: `model.name` is a checkpoint or a run's adapter; without it, `model.family` is built at random.
+        settings: `model.name` is a checkpoint or a run; without it, `model.family` is built at random.
         shape: The sizes.
         folder: Where weights and pictures are written.
         progress: Where to report.
@@ -91,7 +99,7 @@ def prepare_subject(settings: Settings, shape: BenchShape, folder: Path, progres
     """
     side = PICTURE_SIDE
     if settings.model.name:
-        choice = choose_model(settings)
+        choice = _choose(settings)
     else:
         choice, side = build_random(settings, shape, folder, progress)
     loaded = load_choice(choice, settings, progress, trainable=trainable)
@@ -108,6 +116,15 @@ def prepare_subject(settings: Settings, shape: BenchShape, folder: Path, progres
         facts |= {"hidden": shape.hidden, "layers": shape.layers, "vision_layers": shape.vision_layers,
                   "heads": shape.heads, "vocabulary": len(loaded.tokenizer)}
     return Subject(loaded, encoder, groups, facts)
+
+
+def _choose(settings: Settings) -> ModelChoice:
+    """Return the model that is named: what a run has trained, or a checkpoint."""
+    name = str(settings.model.name)
+    if not (settings.paths.runs / name / "manifest.json").is_file():
+        return choose_model(settings)
+    run = open_run(settings.paths.runs, name)
+    return recall_choice(run.read_json("manifest.json")["model"], run.weights)
 
 
 def build_random(settings: Settings, shape: BenchShape, folder: Path, progress: Progress = SILENT, *,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from medvqa_cli.errors import ModelError, PluginError, SettingsError
+from medvqa_cli.runs import create_run
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.workflows.bench import shapes
 from medvqa_cli.workflows.bench.answers import Wanted, _count_equal, bench_infer, bench_sample
@@ -117,3 +118,14 @@ def test_the_picture_is_of_the_size_that_brings_the_tokens(tmp_path, monkeypatch
         monkeypatch.setattr(shapes, "_count_tokens", count)
         found[name] = find_side(None, 16, tmp_path)
     assert found == {"count": 8, "square": 4, "tiles": 6}
+
+
+def test_a_run_is_measured_with_the_weights_it_has_trained(tmp_path):
+    run = create_run(tmp_path / "runs", "mine")
+    run.update_manifest(model={"family": "llava", "checkpoint": "org/base"})
+    settings = choose(None, paths={"runs": str(tmp_path / "runs")})
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update={"name": "mine"})})
+    assert shapes._choose(settings).checkpoint == "org/base"
+    (run.path / "model").mkdir()
+    (run.path / "model" / "config.json").write_text("{}")
+    assert shapes._choose(settings).checkpoint == str(run.path / "model")
