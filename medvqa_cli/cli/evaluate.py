@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.cli.calibration_tables import print_trust
 from medvqa_cli.cli.command import command
+from medvqa_cli.cli.completion import complete_choice
 from medvqa_cli.cli.groups import make_group
 from medvqa_cli.cli.options import CALIBRATION, DATA, DRY_RUN, MODEL, PRESENTATION, RUN, SEED, SPLIT, TAG, Option
 from medvqa_cli.cli.tables import print_answers, print_calibration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from medvqa_cli.cli.command import Call
     from medvqa_cli.runs import Run
 
@@ -27,6 +32,18 @@ ENCODER = Option("--encoder", "Text encoder (folder or hub id) for BERTScore.", 
 ENCODER_LAYER = Option("--encoder-layer", "Layer of the encoder; the last if not given.", "evaluation.encoder_layer",
                        "N")
 OVERWRITE = Option("--overwrite", "Draw anew what is there.", kind="switch")
+TRUST = tuple(replace(option, panel="Calibration") for option in (
+    Option("--method", "What tells confidence: sampling; or, in stored answers, logits (of candidates), likelihood or "
+           "verbalized.", "calibration.method", "NAME",
+           complete=complete_choice(["sampling", "logits", "likelihood", "verbalized"])),
+    Option("--fit-calibrator", "Learn on --split, by default validation, to correct confidence: temperature, platt, "
+           "isotonic, histogram or beta.", metavar="NAME",
+           complete=complete_choice(["temperature", "platt", "isotonic", "histogram", "beta"])),
+    Option("--calibrate-by", "Learn a map for each question_type, modality or organ as well.",
+           "calibration.calibrate_by", "FIELD",
+           complete=complete_choice(["none", "question_type", "modality", "organ"])),
+    Option("--calibrator", "Apply a stored calibrator: measures before and after.", metavar="FILE"),
+    Option("--risk", "Share of wrong answers that the rules to abstain may leave.", "calibration.risk", "P")))
 
 
 @command(app, "answers", RUN, TAG, FROM, PROFILE, METRICS, ENCODER, ENCODER_LAYER, CONFIDENCE, RESAMPLES, SPLIT, *DATA,
@@ -51,22 +68,39 @@ def evaluate_answers(call: Call) -> None:
         call.progress.say(f"Next: medvqa report {run.name}")
 
 
-@command(app, "calibration", RUN, SPLIT, OVERWRITE, *CALIBRATION, BLANK, *DATA, *PRESENTATION, *MODEL, SEED, DRY_RUN)
+@command(app, "calibration", RUN, SPLIT, OVERWRITE, *CALIBRATION, *TRUST, CONFIDENCE, RESAMPLES, BLANK, *DATA,
+         *PRESENTATION, *MODEL, SEED, DRY_RUN)
 def evaluate_calibration(call: Call) -> None:
-    """Draw many answers to each yes/no question and measure accuracy, confidence, ECE, MCE and overconfidence."""
+    """Draw many answers to each yes/no question and measure accuracy, confidence, ECE, MCE and overconfidence.
+
+    With --fit-calibrator, learn on validation how to correct the confidence; with --calibrator, see what that changes.
+    """
     from medvqa_cli.cli.run_choice import continue_from
 
-    name = continue_from(call)
+    name, fit, calibrator = continue_from(call), call.text("fit_calibrator"), call.text("calibrator")
     if call.is_on("dry_run"):
-        _show_plan(call, name, call.text("split") or call.settings.data.test_split)
+        data = call.settings.data
+        _show_plan(call, name, call.text("split") or (data.validation_split if fit else data.test_split))
         return
     from medvqa_cli.workflows.calibrate import evaluate_calibration as evaluate
+    from medvqa_cli.workflows.confidence import read_wanted
 
     run, metrics = evaluate(call.settings, run=name, split=call.text("split"), overwrite=call.is_on("overwrite"),
-                            progress=call.progress)
+                            wanted=read_wanted(fit, calibrator), progress=call.progress)
     if not call.answer_json({"run": run.name, "metrics": metrics}):
         print_calibration(call.terminal, run.name, metrics)
-        call.progress.say(f"Next: medvqa report {run.name}")
+        print_trust(call.terminal, metrics)
+        call.progress.say(f"Next: {_suggest_calibrator(run, metrics) if fit else f'medvqa report {run.name}'}")
+
+
+def _suggest_calibrator(run: Run, metrics: Mapping[str, Any]) -> str:
+    """Return the command that uses what was learnt."""
+    from medvqa_cli.workflows.confidence import name_calibrator
+
+    method = metrics["method"]
+    file = run.path / name_calibrator(method)
+    options = f" --method {method}" if method != "sampling" else ""
+    return f"medvqa eval calibration --run {run.name}{options} --calibrator {file}"
 
 
 def _adopt(call: Call, path: Path, tag: str) -> tuple[Run, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.errors import DataError, RunError, SettingsError
@@ -13,7 +14,6 @@ from medvqa_cli.workflows.evaluate import merge_metrics, read_predictions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from medvqa_cli.evaluation.details import Detail
     from medvqa_cli.records import Prediction
@@ -42,6 +42,23 @@ class Recalibration:
 NOTHING = Recalibration()
 
 
+def read_wanted(fit: str | None, calibrator: str | None) -> Recalibration:
+    """Return what was typed for --fit-calibrator and --calibrator.
+
+    Raises:
+        SettingsError: If the method is unknown, or both are given.
+    """
+    from medvqa_cli.scoring.recalibration import METHODS
+
+    if fit is not None and calibrator is not None:
+        raise SettingsError("--fit-calibrator and --calibrator exclude each other.",
+                            "Fit on validation first, then measure on test with --calibrator.")
+    method = next((known for known in METHODS if known == fit), None)
+    if fit is not None and method is None:
+        raise SettingsError(f"--fit-calibrator is '{fit}'.", f"Choose one of {', '.join(METHODS)}.")
+    return Recalibration(method, Path(calibrator) if calibrator else None)
+
+
 def tag_split(settings: Settings, split: str) -> str:
     """Return what is appended to file names for a split: nothing for the test split."""
     return "" if split == settings.data.test_split else f"-{split}"
@@ -51,18 +68,11 @@ def check_recalibration(settings: Settings, split: str, wanted: Recalibration, p
     """Refuse to learn a calibrator from what it will be judged on; warn where images are shared.
 
     Raises:
-        SettingsError: If the split is the test split, the method is unknown, or a calibrator is learnt and applied.
+        SettingsError: If the split is the test split.
         DataError: If the data set has no such split.
     """
-    from medvqa_cli.scoring.recalibration import METHODS
-
     if wanted.fit is None:
         return
-    if wanted.fit not in METHODS:
-        raise SettingsError(f"--fit-calibrator is '{wanted.fit}'.", f"Choose one of {', '.join(METHODS)}.")
-    if wanted.calibrator is not None:
-        raise SettingsError("--fit-calibrator and --calibrator exclude each other.",
-                            "Fit on validation first, then measure on test with --calibrator.")
     if split == settings.data.test_split:
         raise SettingsError(f"A calibrator must not be learnt on the test split '{split}': what it is judged on would "
                             "have taught it.", f"Use --split {settings.data.validation_split}.")
