@@ -1,4 +1,7 @@
-"""What is counted of every answer: families of measures over one row of counts a question."""
+"""What is counted of every answer: families of measures over one row of counts a question.
+
+There is no METEOR: its libraries need a Java program, or a download of WordNet, for the synonyms it is made of.
+"""
 
 from __future__ import annotations
 

@@ -44,6 +44,8 @@ def evaluate_answers(run: Run, settings: Settings, *, tag: str = "", judge: Judg
     meta = _read_meta(run, f"predictions{suffix}")
     summary["baselines"] = meta.pop("baselines", None)
     summary["protocol"] |= describe_inference(meta, len(predictions))
+    if settings.evaluation.encoder:
+        summary["protocol"]["encoder"] = f"{aids.encoder} ({settings.evaluation.encoder})"
     _add_completeness(summary, meta, len(predictions), progress)
     write_jsonl(run.path / f"scores{suffix}.jsonl", score_predictions(predictions, tables))
     merge_metrics(run, "answers", {tag or "main": summary})

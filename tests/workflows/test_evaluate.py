@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from medvqa_cli.evaluation.judging import Judge
@@ -70,3 +73,15 @@ def test_encoders_are_named_with_their_layer():
     assert name() == ""
     assert name(encoder="org/mini-bert") == "mini-bert"
     assert name(encoder="models/mini-bert/", encoder_layer=5) == "mini-bert:5"
+
+
+def test_the_encoder_of_the_settings_is_loaded_and_stated(run, monkeypatch):
+    def load(checkpoint, layer):
+        assert (checkpoint, layer) == ("models/mini", 2)
+        return lambda texts: [(np.eye(3, 2, dtype=np.float32), np.array([True, False, True])) for _ in texts]
+
+    monkeypatch.setitem(sys.modules, "medvqa_cli.models.text_encoders", SimpleNamespace(load_text_encoder=load))
+    settings = make_settings({"evaluation": {"resamples": 20, "encoder": "models/mini", "encoder_layer": 2}})
+    summary = evaluate_answers(run, settings)
+    assert summary["open"]["bertscore_f1@mini:2"]["value"] == 1.0
+    assert summary["protocol"]["encoder"] == "mini:2 (models/mini)"
