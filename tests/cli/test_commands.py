@@ -371,3 +371,35 @@ def test_the_picture_stands_beside_its_answers(tmp_path):
     assert "Is it red? [yes]" in lines[0]
     assert "What is it? a" in lines[1]
     assert "square" in lines[2]
+
+
+def test_a_training_may_start_from_an_average(medvqa, workflows, make_run):
+    make_run("first")
+    assert medvqa("train", "sft", "--resume-from-ema", "first").exit_code == 0
+    assert medvqa("train", "sft", "--init-from", "first", "--init-weights", "raw").exit_code == 0
+    assert medvqa("train", "sft", "--init-from", "first").exit_code == 0
+    assert [(call.init_from, call.init_weights) for call in workflows] == [
+        ("first", "average"), ("first", "raw"), ("first", "kept")]
+    result = medvqa("train", "sft", "--resume-from-ema", "first", "--init-from", "second")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --resume-from-ema first does not go with --init-from: it names the run and "
+                                    "its weights.\n")
+    result = medvqa("train", "sft", "--resume", "first", "--resume-from-ema", "first")
+    assert "--resume-from-ema would have no effect" in result.stderr
+
+
+def test_what_a_training_aims_at(medvqa, workflows):
+    assert medvqa("train", "sft", "--ema", "0.99", "--balance", "answer", "--loss-weights",
+                  '{"answer_type=closed": 2, "modality=CT": 0.5}', "--closed-share", "0.4", "--best-metric",
+                  "probe_accuracy", "--early-stopping", "3", "--min-delta", "0.01", "--keep", "best").exit_code == 0
+    train = only(workflows).arguments[0].train
+    assert (train.ema, train.balance, train.loss_weights, train.closed_share, train.best_metric, train.early_stopping,
+            train.min_delta, train.keep) == (0.99, "answer", {"answer_type=closed": 2.0, "modality=CT": 0.5}, 0.4,
+                                             "probe_accuracy", 3, 0.01, "best")
+    for flag, value, said in (("--ema", "1", "less than 1"), ("--closed-share", "0", "greater than 0"),
+                              ("--keep", "first", "'auto', 'last' or 'best'"),
+                              ("--loss-weights", "answer_type=closed", "is a group of settings")):
+        result = medvqa("train", "sft", flag, value)
+        assert result.exit_code == 2
+        assert flag in result.stderr
+        assert said in result.stderr

@@ -88,7 +88,8 @@ def test_it_is_validated_and_changes_nothing_of_the_training(tiny_directory, pic
     assert total / tokens == pytest.approx(last_loss("a"), rel=1e-6)
 
 
-@pytest.mark.parametrize(("lora", "parts"), [(True, {"tune_projector": True, "unfreeze_last_layers": 1}), (False, {})],
+@pytest.mark.parametrize(("lora", "parts"), [(True, {"tune_projector": True, "unfreeze_last_layers": 1}),
+                                             pytest.param(False, {}, marks=pytest.mark.slow)],
                          ids=["adapters and parts", "full"])
 def test_a_stopped_run_resumes_to_the_same_average(lora, parts, tiny_directory, picture_paths, tmp_path):
     whole = train(tiny_directory, picture_paths, tmp_path / "whole", lora=lora, **parts)

@@ -15,7 +15,8 @@ from medvqa_cli.models.packing import IGNORE
 from medvqa_cli.progress import SILENT
 from medvqa_cli.records import JsonlWriter, read_jsonl
 from medvqa_cli.settings.train import TrainSettings
-from medvqa_cli.training.sft import WEIGHTS, Collator, TrainingPlan, build_trainer
+from medvqa_cli.training.collation import WEIGHTS, Collator
+from medvqa_cli.training.sft import TrainingPlan, build_trainer
 from medvqa_cli.training.weighting import spread_weights
 from tests.models.conftest import load_tiny
 from tests.models.test_packing import make_encoder, make_samples
@@ -34,7 +35,7 @@ def train(tiny_directory, directory, samples, *, packed=True, **settings):
     """Train without LoRA; return the losses of all steps, and the weights."""
     torch.manual_seed(0)
     loaded = load_tiny(tiny_directory)
-    settings = TrainSettings(**{"max_steps": 4, "batch_size": 2, "learning_rate": 1e-3, "log_steps": 1,
+    settings = TrainSettings(**{"max_steps": 3, "batch_size": 2, "learning_rate": 1e-3, "log_steps": 1,
                                 "eval_fraction": 0.0, "save_fraction": 0.0, "grouping": "image", **settings})
     model = prepare_training(loaded.model, loaded.family.layout, settings, lora=False)
     plan = TrainingPlan(model, make_encoder(loaded), samples, [], packed, settings, 3, directory / "checkpoints",
@@ -103,6 +104,7 @@ def test_packed_and_separate_rows_lose_the_same_weighted(tiny_directory, picture
     assert abs(plain[0] - packed[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_divisor_is_that_of_the_whole_step(tiny_directory, picture_paths, tmp_path):
     samples = mix_samples(picture_paths)
     whole, first = train(tiny_directory, tmp_path / "a", samples, **OFTEN)
@@ -121,6 +123,7 @@ def test_a_weight_of_two_is_the_question_twice(tiny_directory, picture_paths, tm
     assert find_worst(first, second) < 1e-4
 
 
+@pytest.mark.slow
 def test_equal_weights_change_nothing(tiny_directory, picture_paths, tmp_path):
     samples = mix_samples(picture_paths)
     equal, _ = train(tiny_directory, tmp_path / "a", samples, loss_weights={"language=en": 7.0})

@@ -110,8 +110,8 @@ def test_a_damaged_best_checkpoint_is_said_aloud(again, listener):
 def test_another_run_starts_from_the_average_or_the_raw_weights(stopped):
     settings, run = stopped
     short = change(settings, model={"scratch": False, "options": {}},
-                   train={**STOPPING, "max_steps": 1, "tuning": "full", "learning_rate": 1e-12, "ema": 0.0, "early_stopping": 0,
-                          "balance": "none", "closed_share": None})
+                   train={**STOPPING, "max_steps": 1, "tuning": "full", "learning_rate": 1e-12, "ema": 0.0,
+                          "early_stopping": 0, "balance": "none", "closed_share": None})
     for kind, folder in (("kept", run.weights), ("raw", run.path / "raw" / "model")):
         second = train_sft(short, name=kind, init_from="early", init_weights=kind)
         manifest = second.read_json("manifest.json")
