@@ -70,7 +70,8 @@ def describe_run(run: Run) -> dict[str, Any]:
     has = {"model": bool(run.weights), "predictions": any(run.path.glob("predictions*.jsonl")),
            "metrics": (run.path / "metrics.json").is_file(), "report": run.report.is_file()}
     return {"run": run.name, "path": str(run.path), "created": str(manifest.get("created", "")),
-            "dataset": (manifest.get("data") or {}).get("dataset"), "model": model.get("family"),
+            "dataset": (manifest.get("data") or {}).get("dataset"),
+            "model": model.get("family") or model.get("checkpoint"),
             "has": [part for part, there in has.items() if there]} | ({"problem": problem} if problem else {})
 
 
