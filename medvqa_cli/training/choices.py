@@ -18,11 +18,12 @@ from medvqa_cli.training.objectives import (
     sum_choice_losses,
     sum_gold_losses,
 )
-from medvqa_cli.training.sft import Collator, SFTTrainer
+from medvqa_cli.training.sft import SFTTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from medvqa_cli.training.collation import Collator
     from medvqa_cli.training.objectives import ClosedObjective
     from medvqa_cli.training.order import Block, Group
 

@@ -13,15 +13,15 @@ from transformers import TrainingArguments
 
 from medvqa_cli.errors import SettingsError
 from medvqa_cli.models.adapters import count_parameters
-from medvqa_cli.models.batches import PACK_LENGTH, build_batch, find_token_losses, sum_answer_loss, to_device
+from medvqa_cli.models.batches import PACK_LENGTH, find_token_losses, sum_answer_loss, to_device
 from medvqa_cli.models.packing import IGNORE
 from medvqa_cli.models.placement import count_processes
 from medvqa_cli.models.quantization import find_quantization
 from medvqa_cli.training.callbacks import BatchWatcher, EventLog, GracefulStop, ProgressDisplay
-from medvqa_cli.training.order import Block, Group, SampleBlocks, TrainingOrder, group_by_image
+from medvqa_cli.training.collation import WEIGHTS, Collator
+from medvqa_cli.training.order import SampleBlocks, TrainingOrder, group_by_image
 from medvqa_cli.training.resumable import ResumableTrainer
 from medvqa_cli.training.visits import VisitCollator, Visits
-from medvqa_cli.training.weighting import spread_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,37 +36,6 @@ if TYPE_CHECKING:
     from medvqa_cli.records import JsonlWriter, VQASample
     from medvqa_cli.settings.train import TrainSettings
     from medvqa_cli.training.objectives import ClosedObjective
-
-WEIGHTS = "weights"
-"""Name of the weights [B, T] in a batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Collator:
-    """Turns blocks, each a few groups, into a batch, in the data-loader workers.
-
-    `max_tokens` bounds a packed row; with `weights` each supervised token has its question's weight beside it;
-    `apart` leaves pictures to a `FeatureCache`.
-    """
-
-    encoder: SampleEncoder
-    packed: bool
-    max_tokens: int
-    weights: LossWeights | None = None
-    apart: bool = False
-
-    def __call__(self, blocks: Sequence[Block]) -> dict[str, Any]:
-        """Return the tensors of one forward pass."""
-        return self.collate([group for block in blocks for group in block])
-
-    def collate(self, groups: Sequence[Group], epochs: Sequence[int] | None = None) -> dict[str, Any]:
-        """Return the tensors of one forward pass; with the epoch of each group, its pictures are varied."""
-        batch = build_batch(self.encoder, groups, packed=self.packed, max_tokens=self.max_tokens, epochs=epochs,
-                            apart=self.apart)
-        if self.weights:
-            weights = [self.weights.weigh(sample) for group in groups for sample in group]
-            batch[WEIGHTS] = spread_weights(batch["labels"], weights)
-        return batch
 
 
 class SFTTrainer(ResumableTrainer):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from medvqa_cli.training.choices import ChoiceCollator
-    from medvqa_cli.training.sft import Collator
+    from medvqa_cli.training.collation import Collator
 
 Visit = tuple[int, Block]
 """An epoch, from 0, and a block seen in it."""
