@@ -127,6 +127,9 @@ def _check_stage_3(config: Mapping[str, Any], settings: Settings, where: str) ->
     if _look_up(config, f"zero_optimization.{gather}") is not True:
         raise SettingsError(f"'{where}': stage 3 without '{gather}' leaves no weights that could be saved.",
                             f'Write "{gather}": true into "zero_optimization".')
+    if settings.train.tuning == "full" or (settings.train.tuning == "auto" and settings.model.scratch):
+        raise SettingsError(f"'{where}': stage 3 with everything trained breaks off where the processes' pictures use "
+                            "different weights.", "Use ZeRO-2 or --fsdp, or --tuning lora.")
     _check_whole(settings, f"'{where}': stage 3")
 
 

@@ -49,6 +49,8 @@ def resume(home, name):
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_trains_as_plain_processes_do_and_resumes(tmp_path, engine, tuning):
+    if tuning == "full" and "zero3" in str(engine):
+        pytest.skip("refused: see test_sharding.py")
     chosen = {key: str(EXAMPLES / name) for key, name in engine.items()}
     train(tmp_path, "plain", tuning=tuning)
     train(tmp_path, "whole", tuning=tuning, **chosen)

@@ -84,6 +84,11 @@ def test_what_contradicts_the_settings_is_refused(tmp_path, config, message):
     assert caught.value.hint
 
 
+def test_stage_3_trains_adapters_only():
+    with pytest.raises(SettingsError, match="stage 3 with everything trained breaks off"):
+        read_engine(settings(deepspeed=EXAMPLES / "deepspeed" / "zero3.json", tuning="full"))
+
+
 def test_equal_and_automatic_values_agree(tmp_path):
     config = {"train_micro_batch_size_per_gpu": 4, "train_batch_size": 8, "gradient_clipping": 1,
               "bf16": {"enabled": True}, "optimizer": {"params": {"lr": "auto"}}}
