@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from medvqa_cli.evaluation.details import Detail
+    from medvqa_cli.scoring.conformal import SetMethod
     from medvqa_cli.settings.schema import EvaluationSettings
+
+SET_METHODS: tuple[SetMethod, ...] = ("lac",)
 
 
 def choose_rules(details: Sequence[Detail], wanted: float, *, seed: int = 0) -> dict[str, Any]:
@@ -24,7 +27,7 @@ def choose_rules(details: Sequence[Detail], wanted: float, *, seed: int = 0) -> 
         "risk": answer where the confidence reaches the threshold, and at most `wanted` of the answers given are wrong
         (learn then test); "error": the same for at most `wanted` of all questions (conformal risk control); "sets": by
         method, which of yes and no to name so that the right one is missed in at most `wanted` of the questions, where
-        both were weighed.
+        both were weighed (of two candidates, adaptive sets would nearly always name both: they are left out).
     """
     sure, right, images = ([d.confidence for d in details], [d.is_correct for d in details],
                            [d.image_id for d in details])
@@ -34,7 +37,7 @@ def choose_rules(details: Sequence[Detail], wanted: float, *, seed: int = 0) -> 
             "error": asdict(control_error(sure, right, wanted, clusters=images)),
             "sets": {method: _write_sets(fit_answer_sets(laws, [d.ground_truth for d in weighed], wanted, method=method,
                                                          clusters=[d.image_id for d in weighed]))
-                     for method in ("lac", "aps")} if weighed else {}}
+                     for method in SET_METHODS} if weighed else {}}
 
 
 def check_rules(rules: Mapping[str, Any], details: Sequence[Detail], settings: EvaluationSettings, *,

@@ -89,10 +89,10 @@ def control_error(confidences: Sequence[float], correct: Sequence[bool], wanted:
     losses = _average_clusters((sure[:, None] >= GRID - EDGE) * (1 - right)[:, None], clusters)
     count = len(losses)
     bound = (losses.sum(axis=0) + 1) / (count + 1)
-    safe = np.flatnonzero(bound <= wanted)
+    safe, whose = np.flatnonzero(bound <= wanted), "all" if clusters is None else "an image's"
     return _describe(sure, right, float(GRID[safe[0]]) if len(safe) else None, wanted,
-                     f"on average at most {wanted:g} of all {_name_unit(clusters)} are answered wrongly (conformal "
-                     f"risk control, {count} {_name_unit(clusters)})")
+                     f"on average at most {wanted:g} of {whose} "
+                     f"questions are answered wrongly (conformal risk control, {count} {_name_unit(clusters)})")
 
 
 def control_risk(confidences: Sequence[float], correct: Sequence[bool], wanted: float, *, error: float = 0.1,
@@ -196,7 +196,7 @@ def score_candidates(probabilities: Mapping[str, float], method: SetMethod) -> d
     - lac: 1 - its probability (Sadinle et al. 2019, arXiv:1609.00451): the smallest sets on average.
     - aps: the summed probability of the candidates at least as likely, itself included (Romano et al. 2020,
       arXiv:2006.02544, equation 8 without its randomization, so that coverage is at least as wanted): larger sets for
-      harder questions.
+      harder questions. Of two candidates it names nearly always both.
     """
     if method == "lac":
         return {name: 1 - value for name, value in probabilities.items()}

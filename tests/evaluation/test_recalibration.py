@@ -152,10 +152,10 @@ def test_rules_hold_on_new_questions():
     assert found["risk"]["risk"]["value"] < 0.31
     assert found["risk"]["coverage"]["value"] > 0.1
     assert found["error"]["error"]["value"] == pytest.approx(0.3, abs=0.03)
-    for method in ("lac", "aps"):
-        assert found["sets"][method]["coverage"]["value"] >= 0.67
+    assert list(found["sets"]) == ["lac"]
+    assert found["sets"]["lac"]["coverage"]["value"] >= 0.67
     assert found["sets"]["lac"]["coverage"]["low"] < found["sets"]["lac"]["coverage"]["high"]
-    assert 1 <= found["sets"]["lac"]["mean_size"]["value"] < found["sets"]["aps"]["mean_size"]["value"] <= 2
+    assert 1 <= found["sets"]["lac"]["mean_size"]["value"] < 2
 
 
 def test_rules_from_too_few_questions_abstain_and_name_everything():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -58,9 +57,15 @@ def find_edges(confidences: NDArray[np.float64], num_bins: int) -> NDArray[np.fl
         Nguyen and O'Connor 2015, arXiv:1508.05154, section 3.2 (adaptive binning).
     """
     levels, counts = np.unique(confidences, return_counts=True)
-    below, wanted = np.cumsum(counts), np.arange(1, num_bins) / num_bins * len(confidences)
-    nearest = np.abs(below[:, None] - wanted).argmin(axis=0) if len(levels) else []
-    return np.union1d(levels[nearest], [1.0])
+    return np.union1d(levels[_find_ends(np.cumsum(counts), num_bins)] if len(levels) else [], [1.0])
+
+
+def _find_ends(below: NDArray[np.intp], num_bins: int) -> NDArray[np.intp]:
+    """Return the levels that end a bin, all but the last; `below` counts answers up to each level, itself included."""
+    wanted = np.arange(1, num_bins) / num_bins * below[-1]
+    above = np.searchsorted(below, wanted)
+    under = np.maximum(above - 1, 0)
+    return np.where(wanted - below[under] <= below[above] - wanted, under, above)
 
 
 def number_bins(confidences: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -155,16 +160,25 @@ def sweep_calibration_error(confidences: Sequence[float], correct: Sequence[bool
 
     Source:
         Roelofs et al. 2022, arXiv:2012.08668, section 4, algorithm 1 (ECE_SWEEP with the norm 1). Differs: equal
-        confidences are not parted (`find_edges`).
+        confidences are not parted (`find_edges`), and there are never more bins than distinct confidences.
+
+    Raises:
+        ValueError: If there is no answer, the lengths differ, or a confidence is outside [0, 1].
     """
-    best = bin_confidences(confidences, correct, 1, "mass")
-    for num_bins in range(2, len(confidences) + 1):
-        bins = bin_confidences(confidences, correct, num_bins, "mass")
-        accuracies = [item.accuracy for item in bins if item.accuracy is not None]
-        if any(later < earlier for earlier, later in pairwise(accuracies)):
+    sure, right = check_pairs(confidences, correct)
+    if not len(sure):
+        raise ValueError("a calibration error needs at least one answer")
+    levels, owner = np.unique(sure, return_inverse=True)
+    below, hits = np.cumsum(np.bincount(owner)), np.cumsum(np.bincount(owner, right))
+    gaps = np.cumsum(np.bincount(owner, sure - right))
+    last = np.array([len(levels) - 1])
+    best = last
+    for num_bins in range(2, len(levels) + 1):
+        ends = np.union1d(_find_ends(below, num_bins), last)
+        if np.any(np.diff(np.diff(hits[ends], prepend=0) / np.diff(below[ends], prepend=0)) < 0):
             break
-        best = bins
-    return expected_calibration_error(best), sum(item.size > 0 for item in best)
+        best = ends
+    return float(np.abs(np.diff(gaps[best], prepend=0)).sum() / len(sure)), len(best)
 
 
 def _weighted_gaps(bins: Sequence[Bin]) -> list[tuple[float, float]]:
