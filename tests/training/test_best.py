@@ -40,8 +40,8 @@ def test_it_stops_after_so_many_without_a_gain():
     best, seen = watch([3.0, 2.0, 2.0, 2.1], early_stopping=2, notes=notes)
     assert [control.should_training_stop for control in seen] == [False, False, False, True]
     assert best.standing == Standing(step=2, value=2.0, waited=2, stopped=True)
-    assert notes[1:] == ["Stopped early at step 4: eval_loss has not gained for 2 measurements; its best is 2 at step "
-                         "2."]
+    assert notes[1:] == [
+        "Stopped early at step 4: eval_loss has not gained for 2 measurements; its best is 2 at step 2."]
 
 
 def test_a_training_at_its_end_has_not_stopped_early():
