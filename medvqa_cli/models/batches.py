@@ -46,7 +46,8 @@ def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *
         the image tensors. Of an encoder-decoder labels [B, A] are the answers alone.
     """
     packs: list[Pack] = []
-    for group, epoch in zip(groups, epochs or [None] * len(groups), strict=True):
+    seen: Sequence[int | None] = epochs or [None] * len(groups)
+    for group, epoch in zip(groups, seen, strict=True):
         inputs = encoder.encode_images(group[0], epoch)
         encoded = [encoder.encode_text(sample, inputs) for sample in group]
         plan = plan_packs(encoded, max_tokens=max_tokens, max_questions=len(encoded) if packed else 1)

@@ -69,6 +69,8 @@ def check_vision_cache(settings: Settings) -> None:
     if settings.mask.mode != "none" and settings.mask.classes == "question":
         _refuse(settings, "mask.classes is 'question': pictures change with every question",
                 f"{OFF}, or --mask-classes all")
+    if train.deepspeed or train.fsdp:
+        _refuse(settings, "DeepSpeed and FSDP spread the vision tower's weights over processes", OFF)
 
 
 def describe_vision_cache(settings: Settings, cache: FeatureCache | None) -> dict[str, Any]:
