@@ -20,7 +20,7 @@ COMMANDS = (
     Stub("models", "Model families: list, info.", "medvqa_cli.cli.models"),
     Stub("train", "Train a model: sft; watch it.", "medvqa_cli.cli.train"),
     Stub("infer", "Answer a split, or questions about one image.", "medvqa_cli.cli.infer"),
-    Stub("eval", "Score a run: answers, calibration.", "medvqa_cli.cli.evaluate"),
+    Stub("eval", "Score a run: answers, calibration; compare runs.", "medvqa_cli.cli.evaluate"),
     Stub("merge", "Merge an adapter into its base model, and check that it answers as before.", "medvqa_cli.cli.merge"),
     Stub("convert", "Checkpoints of other layouts, made loadable: llava-med.", "medvqa_cli.cli.convert"),
     Stub("report", "Write a run's report: one HTML page.", "medvqa_cli.cli.report"),

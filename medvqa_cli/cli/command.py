@@ -174,7 +174,7 @@ def command(app: typer.Typer, name: str, *options: Option) -> Callable[[Action],
 
 
 def _make_parameter(option: Option) -> inspect.Parameter:
-    types: dict[str, Any] = {"switch": bool, "many": list[str] | None, "required": str}
+    types: dict[str, Any] = {"switch": bool, "many": list[str] | None, "required": str, "several": list[str]}
     annotation = types.get(option.kind, str | None)
     shared: dict[str, Any] = {"help": option.help, "autocompletion": option.complete, "show_default": False,
                               "rich_help_panel": option.panel}
@@ -182,6 +182,6 @@ def _make_parameter(option: Option) -> inspect.Parameter:
         info = typer.Argument(metavar=option.metavar, **shared)
     else:
         info = typer.Option(option.flag, metavar="" if option.kind == "switch" else option.metavar, **shared)
-    defaults: dict[str, Any] = {"switch": False, "required": inspect.Parameter.empty}
+    defaults: dict[str, Any] = dict.fromkeys(("required", "several"), inspect.Parameter.empty) | {"switch": False}
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(option.kind),
                              annotation=Annotated[annotation, info])

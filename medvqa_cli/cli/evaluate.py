@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.cli.calibration_tables import print_trust
 from medvqa_cli.cli.command import command
-from medvqa_cli.cli.completion import complete_choice
+from medvqa_cli.cli.completion import complete_choice, complete_run
 from medvqa_cli.cli.groups import make_group
 from medvqa_cli.cli.options import CALIBRATION, DATA, DRY_RUN, MODEL, PRESENTATION, RUN, SEED, SPLIT, TAG, Option
 from medvqa_cli.cli.tables import print_answers, print_calibration
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from medvqa_cli.cli.command import Call
     from medvqa_cli.runs import Run
 
-app = make_group("Score a run: answers, calibration.")
+app = make_group("Score a run: answers, calibration; compare runs.")
 CONFIDENCE = Option("--confidence-level", "Level of the intervals.", "evaluation.confidence_level", "P")
 RESAMPLES = Option("--resamples", "Bootstrap resamples, drawn over images.", "evaluation.resamples", "N")
 BLANK = Option("--blank-images", "Show a grey picture instead of every image.", "infer.blank_images", kind="switch")
@@ -32,6 +32,10 @@ ENCODER = Option("--encoder", "Text encoder (folder or hub id) for BERTScore.", 
 ENCODER_LAYER = Option("--encoder-layer", "Layer of the encoder; the last if not given.", "evaluation.encoder_layer",
                        "N")
 OVERWRITE = Option("--overwrite", "Draw anew what is there.", kind="switch")
+RUNS = Option("RUNS", "Runs, RUN:TAG for other answers of a run, or files; the first is what the others are compared "
+              "with.", metavar="RUN RUN...", kind="several", complete=complete_run)
+BY = Option("--by", "Slices as well: question_type, modality, organ, language, answer_length.", metavar="NAMES")
+OUTPUT = Option("--output", "Write the comparison to this JSON file.", metavar="FILE")
 TRUST = tuple(replace(option, panel="Calibration") for option in (
     Option("--method", "What tells confidence: sampling; or, in stored answers, logits (of candidates), likelihood or "
            "verbalized.", "calibration.method", "NAME",
@@ -91,6 +95,20 @@ def evaluate_calibration(call: Call) -> None:
         print_calibration(call.terminal, run.name, metrics)
         print_trust(call.terminal, metrics)
         call.progress.say(f"Next: {_suggest_calibrator(run, metrics) if fit else f'medvqa report {run.name}'}")
+
+
+@command(app, "compare", RUNS, BY, OUTPUT, PROFILE, METRICS, CONFIDENCE, SEED)
+def compare_runs(call: Call) -> None:
+    """Compare answers to the same questions: paired differences, McNemar's test, Holm over all comparisons."""
+    from medvqa_cli.cli.comparison import print_comparison
+    from medvqa_cli.workflows.compare import compare_runs as compare
+
+    output = call.text("output")
+    slices = [name.strip() for name in (call.text("by") or "").split(",") if name.strip()]
+    result = compare(call.settings, call.texts("runs"), slices=slices, output=Path(output) if output else None,
+                     progress=call.progress)
+    if not call.answer_json(result):
+        print_comparison(call.terminal, result)
 
 
 def _suggest_calibrator(run: Run, metrics: Mapping[str, Any]) -> str:

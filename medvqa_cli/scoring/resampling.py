@@ -59,14 +59,14 @@ def resample_counts(tables: Mapping[Name, Counted], clusters: Sequence[Hashable]
     """
     owner = number_clusters(clusters)
     count = int(owner.max()) + 1
-    sums = {key: _sum_by_cluster(rows, owner, count) for key, rows in
+    sums = {key: sum_by_cluster(rows, owner, count) for key, rows in
             {id(table.rows): table.rows for table in tables.values()}.items()}  # measures may share their rows
     draws: dict[Name, list[NDArray[np.float64]]] = {name: [] for name in tables}
     for weights in draw_weights(count, resamples, seed) if count > 1 else ():
         drawn = {key: weights @ totals for key, totals in sums.items()}
         for name, table in tables.items():
             draws[name].append(table.combine(drawn[id(table.rows)]))
-    return {name: _summarize(table.combine(sums[id(table.rows)].sum(axis=0)), draws[name], level)
+    return {name: summarize_draws(table.combine(sums[id(table.rows)].sum(axis=0)), draws[name], level)
             for name, table in tables.items()}
 
 
@@ -102,7 +102,7 @@ def resample_levels(values: Sequence[float], is_positive: Sequence[bool], combin
 
     draws = [measure(weights[:, owner]) for weights in draw_weights(count, resamples, seed, block=100)] \
         if count > 1 else []
-    return _summarize(measure(np.ones(len(owner))), draws, level)
+    return summarize_draws(measure(np.ones(len(owner))), draws, level)
 
 
 def take_mean(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -111,13 +111,15 @@ def take_mean(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1], np.nan)
 
 
-def _sum_by_cluster(rows: NDArray[np.float64], owner: NDArray[np.intp], count: int) -> NDArray[np.float64]:
+def sum_by_cluster(rows: NDArray[np.float64], owner: NDArray[np.intp], count: int) -> NDArray[np.float64]:
+    """Return the sums [count, k] of rows [questions, k] whose clusters are numbered by `owner` [questions]."""
     sums = np.zeros((count, rows.shape[1]))
     np.add.at(sums, owner, rows)
     return sums
 
 
-def _summarize(value: NDArray[np.float64], draws: Sequence[NDArray[np.float64]], level: float) -> Resampled:
+def summarize_draws(value: NDArray[np.float64], draws: Sequence[NDArray[np.float64]], level: float) -> Resampled:
+    """Return a statistic with the percentile bounds of its resampled values; NaN is undefined."""
     if np.isnan(value):
         return Resampled(None, None, None)
     known = np.concatenate(draws) if draws else np.zeros(0)

@@ -28,6 +28,7 @@ _HOMES = {
     "medvqa_cli.workflows.infer": ("infer_split", "infer_image"),
     "medvqa_cli.workflows.evaluate": ("evaluate_answers",),
     "medvqa_cli.workflows.calibrate": ("evaluate_calibration",),
+    "medvqa_cli.workflows.compare": ("compare_runs",),
     "medvqa_cli.workflows.report": ("write_report",),
     "medvqa_cli.workflows.sanity": ("check_sanity", "SanityScope"),
     "medvqa_cli.workflows.convert": ("convert_checkpoint",),
