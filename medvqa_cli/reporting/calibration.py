@@ -27,10 +27,14 @@ MEANINGS = {
     "mean_confidence": "mean share of the majority answer",
     "ece": "mean distance of confidence and accuracy; 0 is best",
     "bias_floor": "what a perfectly calibrated model would show here: the part that is chance",
+    "ece_debiased": "the ECE without what chance is expected to add; may fall below 0",
     "mce": "the worst bin, however few answers it holds",
     "overconfidence": "part of the ECE from bins that are too sure",
     "underconfidence": "part of the ECE from bins that are not sure enough",
     "brier": "mean squared distance of p(yes) and the truth; 0 is best, 0.25 is a coin",
+    "nll": "mean negative log-probability of being right or wrong; 0 is best, 0.693 is a coin",
+    "auroc": "chance that a right answer is surer than a wrong one; 0.5 is none",
+    "aurc": "share of wrong answers among the surest, averaged over how many are given; 0 is best",
     "valid_response_rate": "share of sampled answers that say yes or no",
 }
 LEAD = "If the model is 80 % sure, is it right 80 % of the time? Each yes/no question is answered many times."
@@ -93,8 +97,12 @@ def _tabulate(block: Mapping[str, Any], protocol: Mapping[str, Any]) -> Table:
     rows = [[name_metric(name), text, MEANINGS[name]] for name, text in list_measures(block)]
     return Table("Measures", ["Measure", "Value", "What it says"], rows,
                  f"{format_count(block.get('num_questions'))} questions on {format_count(protocol.get('images'))} "
-                 f"images, {format_count(block.get('num_samples'))} answers each. {describe_shortly(protocol)} In "
+                 f"images{_count_samples(block)}. {describe_shortly(protocol)} In "
                  f"brackets: {describe_interval(protocol)}.", textual=("What it says",))
+
+
+def _count_samples(block: Mapping[str, Any]) -> str:
+    return f", {format_count(block['num_samples'])} answers each" if block.get("num_samples") else ""
 
 
 def list_measures(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -159,7 +159,9 @@ def _describe_pictures(inference: Mapping[str, Any]) -> str:
 
 
 METRICS = {"ece": "Calibration error (ECE)", "mce": "Largest bin error (MCE)", "brier": "Brier score",
-           "token_f1": "Token F1", "bias_floor": "ECE of a perfect model", "p_yes": "Probability of yes"}
+           "token_f1": "Token F1", "bias_floor": "ECE of a perfect model", "p_yes": "Probability of yes",
+           "ece_debiased": "ECE less chance", "ece_equal_mass": "ECE over equal-mass bins",
+           "nll": "Log-likelihood loss", "auroc": "AUROC of confidence", "aurc": "Risk over all coverages (AURC)", "excess_aurc": "Excess AURC"}
 
 
 def name_metric(key: str) -> str:

@@ -73,7 +73,7 @@ def summarize_calibration(block: Mapping[str, Any]) -> list[Row]:
     if read_protocol(block) is None:
         return []
     return [("Questions", format_count(block.get("num_questions"))),
-            ("Answers a question", format_count(block.get("num_samples"))),
+            *([("Answers a question", format_count(block["num_samples"]))] if block.get("num_samples") else []),
             *((name_metric(name), text) for name, text in list_measures(block))]
 
 

@@ -85,6 +85,9 @@ def test_sweep_stops_before_accuracy_falls():
     error, number = sweep_calibration_error([0.6, 0.7, 0.8, 0.9], [True, False, True, True])
     assert (error, number) == (pytest.approx(0.5 * 0.15 + 0.5 * 0.15), 2)
     assert sweep_calibration_error([0.6, 0.9], [True, False]) == (pytest.approx(0.25), 1)
+    assert sweep_calibration_error([0.6, 0.9], [True, True]) == (pytest.approx(0.25), 2)
+    with pytest.raises(ValueError, match="at least one answer"):
+        sweep_calibration_error([], [])
 
 
 def test_debiased_error_of_a_calibrated_model_is_nearer_to_nothing():

@@ -65,7 +65,8 @@ def _find_ends(below: NDArray[np.intp], num_bins: int) -> NDArray[np.intp]:
     wanted = np.arange(1, num_bins) / num_bins * below[-1]
     above = np.searchsorted(below, wanted)
     under = np.maximum(above - 1, 0)
-    return np.where(wanted - below[under] <= below[above] - wanted, under, above)
+    ends: NDArray[np.intp] = np.where(wanted - below[under] <= below[above] - wanted, under, above)
+    return ends
 
 
 def number_bins(confidences: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -171,6 +172,8 @@ def sweep_calibration_error(confidences: Sequence[float], correct: Sequence[bool
     levels, owner = np.unique(sure, return_inverse=True)
     below, hits = np.cumsum(np.bincount(owner)), np.cumsum(np.bincount(owner, right))
     gaps = np.cumsum(np.bincount(owner, sure - right))
+    if right.min() == right.max():  # accuracy never falls, and all gaps have one sign: every binning gives this
+        return float(abs(gaps[-1]) / len(sure)), len(levels)
     last = np.array([len(levels) - 1])
     best = last
     for num_bins in range(2, len(levels) + 1):
