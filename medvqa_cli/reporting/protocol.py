@@ -32,6 +32,10 @@ def describe_decoding(inference: Mapping[str, Any]) -> str:
     way = "greedy" if temperature == 0 else f"sampled at temperature {temperature:g}"
     if inference.get("samples"):
         way = f"{inference['samples']} answers a question {way}"
+    if decoding.get("top_k"):
+        way += f" among the {decoding['top_k']} likeliest"
+    if decoding.get("top_p"):
+        way += f", top-p {decoding['top_p']:g}"
     return f"{way}, at most {decoding.get('max_new_tokens')} tokens"
 
 
@@ -161,7 +165,8 @@ def _describe_pictures(inference: Mapping[str, Any]) -> str:
 METRICS = {"ece": "Calibration error (ECE)", "mce": "Largest bin error (MCE)", "brier": "Brier score",
            "token_f1": "Token F1", "bias_floor": "ECE of a perfect model", "p_yes": "Probability of yes",
            "ece_debiased": "ECE less chance", "ece_equal_mass": "ECE over equal-mass bins",
-           "nll": "Log-likelihood loss", "auroc": "AUROC of confidence", "aurc": "Risk over all coverages (AURC)", "excess_aurc": "Excess AURC"}
+           "nll": "Log-likelihood loss", "auroc": "AUROC of confidence",
+           "aurc": "Risk over all coverages (AURC)", "excess_aurc": "Excess AURC"}
 
 
 def name_metric(key: str) -> str:
