@@ -7,11 +7,12 @@ import math
 
 import pytest
 
-from medvqa_cli.errors import DataError, SettingsError
-from medvqa_cli.records import Prediction, VQASample, prediction_from_json, to_json
+from medvqa_cli.errors import DataError, RunError, SettingsError
+from medvqa_cli.records import Prediction, VQASample, prediction_from_json, read_jsonl, to_json
 from medvqa_cli.scoring.recalibration import fit_calibrator, write_calibrator
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.workflows.abstaining import describe_doubt, open_doubt
+from medvqa_cli.workflows.infer import infer_split
 
 LEVELS = [0.9] * 10 + [0.6] * 10
 HITS = [True] * 7 + [False] * 3 + [True] * 2 + [False] * 8
@@ -76,3 +77,22 @@ def test_calibrators_that_do_not_fit_are_refused(tmp_path):
         doubt(abstain_below=0.5).judge(answer(logprob=math.nan, num_tokens=1))
     with pytest.raises(SettingsError, match=r"infer\.abstain_below"):
         doubt(abstain_below=1.5)
+
+
+def test_answers_of_a_split_state_their_confidence(own_run):
+    settings, run = own_run
+    data = settings.data.model_copy(update={"limit": 6})
+
+    def configure(least):
+        infer = settings.infer.model_copy(update={"abstain_below": least})
+        return settings.model_copy(update={"infer": infer, "data": data})
+
+    infer_split(configure(0.6), run=run.name, tag="sure")
+    rows = [prediction_from_json(row) for row in read_jsonl(run.path / "predictions-sure.jsonl")]
+    assert len(rows) == 6
+    for row in rows:
+        assert row.confidence == pytest.approx(math.exp(row.logprob / row.num_tokens))
+        assert row.abstains == (row.confidence < 0.6)
+    assert run.read_json("predictions-sure.meta.json")["abstain_below"] == 0.6
+    with pytest.raises(RunError, match="another abstain_below: 0.6, now 0.9"):
+        infer_split(configure(0.9), run=run.name, tag="sure")
