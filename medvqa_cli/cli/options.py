@@ -212,6 +212,8 @@ INFERENCE = _panel(
     "Inference",
     Option("--max-new-tokens", "Most tokens of an answer.", "infer.max_new_tokens", "N"),
     Option("--temperature", "0 is greedy; else answers are sampled.", "infer.temperature", "T"),
+    Option("--top-k", "Sample among the K likeliest tokens.", "infer.top_k", "K"),
+    Option("--top-p", "Sample among the likeliest tokens that together have probability P.", "infer.top_p", "P"),
     Option("--batch-size", "Rows per forward pass where no image is shared.", "infer.batch_size", "N"),
     _choice("--shared-prefix", "infer.shared_prefix", "auto|on|off", "Encode an image once for all its questions."),
     Option("--blank-images", "Show a grey picture instead of every image.", "infer.blank_images", kind="switch"),
@@ -223,6 +225,8 @@ CALIBRATION = _panel(
     "Calibration",
     Option("--samples", "Answers drawn for each question.", "calibration.samples", "N"),
     Option("--temperature", "Sampling temperature.", "calibration.temperature", "T"),
+    Option("--top-k", "Sample among the K likeliest tokens.", "calibration.top_k", "K"),
+    Option("--top-p", "Sample among the likeliest tokens that together have probability P.", "calibration.top_p", "P"),
     Option("--max-new-tokens", "Most tokens of a sampled answer.", "calibration.max_new_tokens", "N"),
     Option("--bins", "Equal-width confidence bins.", "calibration.bins", "N"),
 )

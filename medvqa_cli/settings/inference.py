@@ -57,6 +57,10 @@ class InferenceSettings(Section):
     """Most tokens of an answer."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.0
     """0 is greedy; else answers are sampled."""
+    top_k: NonNegativeInt = 0
+    """Sample among so many likeliest tokens; 0: among all."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Sample among the fewest likeliest tokens that together have this probability; 1: among all."""
     blank_images: bool = False
     """Show the model a uniformly grey picture instead of every image: what is left is not seen but guessed."""
     batch_size: PositiveInt = 8

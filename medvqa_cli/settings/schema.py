@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from medvqa_cli.errors import SettingsError
 from medvqa_cli.settings.data import DatasetDeclaration, DataSettings, KnowledgeSettings, MaskSettings, PromptSettings
@@ -68,6 +68,10 @@ class CalibrationSettings(Section):
     """Answers drawn for each question."""
     temperature: PositiveFloat = 0.7
     """Sampling temperature."""
+    top_k: NonNegativeInt = 0
+    """Sample among so many likeliest tokens; 0: among all."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Sample among the fewest likeliest tokens that together have this probability; 1: among all."""
     max_new_tokens: PositiveInt = 8
     """Most tokens of a sampled answer."""
     bins: PositiveInt = 10

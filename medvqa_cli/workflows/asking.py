@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from medvqa_cli.inference.protocol import AnswerError
+from medvqa_cli.inference.protocol import AnswerError, Decoding
 from medvqa_cli.inference.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -15,10 +15,24 @@ if TYPE_CHECKING:
 
     from medvqa_cli.inference.protocol import Engine
     from medvqa_cli.records import VQASample
+    from medvqa_cli.settings.inference import InferenceSettings
+    from medvqa_cli.settings.schema import CalibrationSettings
 
 T = TypeVar("T")
 MOST_IN_A_ROW = 20
 """Questions in a row without an answer after which the engine is taken to be broken."""
+
+
+def make_decoding(options: InferenceSettings | CalibrationSettings, seed: int = 0) -> Decoding:
+    """Return how tokens are chosen."""
+    return Decoding(options.max_new_tokens, options.temperature, seed, options.top_k, options.top_p)
+
+
+def describe_decoding(options: InferenceSettings | CalibrationSettings) -> dict[str, Any]:
+    """Return how tokens are chosen as plain values; top_k and top_p stand there where they leave tokens out."""
+    found: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
+    return found | ({"top_k": options.top_k} if options.top_k else {}) | (
+        {"top_p": options.top_p} if options.top_p < 1 else {})
 
 
 class Failures(list[tuple["VQASample", AnswerError]]):

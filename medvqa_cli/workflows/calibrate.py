@@ -11,7 +11,7 @@ from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import AnswerSample, JsonlWriter, Prediction, VQASample
 from medvqa_cli.runs import latest_run, open_run
 from medvqa_cli.scoring.answers import parse_yes_no
-from medvqa_cli.workflows.asking import ask, seed_portion
+from medvqa_cli.workflows.asking import ask, describe_decoding, make_decoding, seed_portion
 from medvqa_cli.workflows.confidence import (
     NOTHING,
     Recalibration,
@@ -81,9 +81,8 @@ def sample_split(settings: Settings, split: str, *, run: str | None = None, over
     samples = select_yes_no(presented.samples, split)
     target, engine = open_engine(settings, run, progress)
     options = settings.calibration
-    decoding = {"temperature": options.temperature, "max_new_tokens": options.max_new_tokens}
     meta = describe_job(settings, split, engine) | describe_data(settings, target, presented) | {
-        "samples": options.samples, "decoding": decoding, "expected": len(samples)}
+        "samples": options.samples, "decoding": describe_decoding(options), "expected": len(samples)}
     path = prepare_rows(target, f"samples{tag_split(settings, split)}", meta, overwrite=overwrite)
     rest = leave_out_done(samples, path, by_image=engine.intake.by_image)
     progress.say(f"{len(samples)} yes/no questions, {options.samples} answers each"
@@ -112,14 +111,12 @@ def select_yes_no(samples: Sequence[VQASample], split: str) -> list[VQASample]:
 def draw_samples(engine: Engine, samples: Sequence[VQASample], settings: Settings,
                  progress: Progress) -> Iterator[Prediction]:
     """Yield one prediction for each sample: the most frequent answer, and all answers with their counts."""
-    from medvqa_cli.inference.protocol import Decoding
-
     options = settings.calibration
     malformed = 0
 
     def draw(portion: list[VQASample]) -> list[tuple[AnswerSample, ...]]:
         seed = seed_portion(engine, portion, settings.seed)
-        return engine.sample(portion, options.samples, Decoding(options.max_new_tokens, options.temperature, seed))
+        return engine.sample(portion, options.samples, make_decoding(options, seed))
 
     progress.start("Sampling", len(samples), "question")
     for group, drawn in ask(engine, samples, draw):

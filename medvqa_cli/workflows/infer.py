@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.replies import read_reply
 from medvqa_cli.errors import DataError
-from medvqa_cli.inference.protocol import Decoding
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import JsonlWriter, Prediction, VQASample
 from medvqa_cli.settings.schema import to_tree
 from medvqa_cli.workflows.abstaining import describe_doubt, open_doubt
 from medvqa_cli.workflows.analysis import find_warnings
-from medvqa_cli.workflows.asking import Failures, ask, group_samples, plan_portions, seed_portion
+from medvqa_cli.workflows.asking import (
+    Failures,
+    ask,
+    describe_decoding,
+    group_samples,
+    make_decoding,
+    plan_portions,
+    seed_portion,
+)
 from medvqa_cli.workflows.baselines import measure_baselines
 from medvqa_cli.workflows.closed_questions import answer_closed, describe_router, open_router
 from medvqa_cli.workflows.data import load_presented, load_samples, open_data
@@ -159,8 +166,7 @@ def answer_samples(engine: Engine, samples: Sequence[VQASample], settings: Setti
 def answer_portion(engine: Engine, settings: Settings, portion: Sequence[VQASample], *,
                    router: CandidateRouter | None = None) -> list[Prediction]:
     """Return a prediction for each sample of what is one call to the engine; called in threads by some engines."""
-    decoding = Decoding(settings.infer.max_new_tokens, settings.infer.temperature,
-                        seed_portion(engine, portion, settings.seed))
+    decoding = make_decoding(settings.infer, seed_portion(engine, portion, settings.seed))
     chosen = answer_closed(engine, settings, router, portion) if router else {}
     free = [sample for sample in portion if sample.question_id not in chosen]
     written = {sample.question_id: read_prediction(sample, reply, settings)
@@ -209,7 +215,7 @@ def describe_job(settings: Settings, split: str, engine: Engine) -> dict[str, An
             "data_options": settings.data.options,
             "language": settings.data.language, "question_type": settings.data.question_type,
             "limit": settings.data.limit, "engine": engine.name, "model": dict(engine.facts),
-            "decoding": {"max_new_tokens": settings.infer.max_new_tokens, "temperature": settings.infer.temperature},
+            "decoding": describe_decoding(settings.infer),
             "prompt": to_tree(settings.prompt), "mask": _describe_mask(settings.mask),
             "knowledge": to_tree(settings.knowledge), "blank_images": settings.infer.blank_images,
             "seed": settings.seed}
