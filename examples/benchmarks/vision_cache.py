@@ -15,7 +15,7 @@ case, 11 separate rows, did not end in its time, and no GPU was at hand:
      1 question,  separate   off 0.63 s, kept 0.17 s (3.8x), files 0.19 s (3.4x), first 0.43 s
     11 questions, packed     off 0.44 s, kept 0.22 s (2.0x), files 0.24 s (1.9x), first 0.89 s
 
-So it pays from the second epoch on, the more the tower weighs against the language model; in the first it gains nothing.
+So it pays from the second epoch on, the more the tower weighs against the language model; nothing is sure of the first.
 """
 
 from __future__ import annotations
