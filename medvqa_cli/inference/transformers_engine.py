@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -107,8 +108,12 @@ class TransformersEngine:
     def _decode(self, samples: Sequence[VQASample], count: int, decoding: Decoding) -> list[Path]:
         if self.shared_prefix:
             return self._decode_as_tree(samples, count, decoding)
-        return [path for start in range(0, len(samples), self.batch_size)
-                for path in self._decode_as_batch(samples[start: start + self.batch_size], start, count, decoding)]
+        owners = [number for number in range(len(samples)) for _ in range(count)]
+        answers = []
+        for start in range(0, len(owners), self.batch_size):
+            rows = [samples[number] for number in owners[start: start + self.batch_size]]
+            answers.extend(self._decode_as_batch(rows, replace(decoding, seed=decoding.seed + start)))
+        return _merge_rows(owners, answers)
 
     def _prompts(self, samples: Sequence[VQASample]) -> list[tuple[int, ...]]:
         images = self.encoder.encode_images(samples[0])
@@ -134,13 +139,12 @@ class TransformersEngine:
                                max_new_tokens=decoding.max_new_tokens, end_ids=self.end_ids)
 
     @torch.inference_mode()
-    def _decode_as_batch(self, samples: Sequence[VQASample], start: int, count: int, decoding: Decoding) -> list[Path]:
-        """Decode rows padded on the left with the model's own generate, each repeated `count` times.
+    def _decode_as_batch(self, rows: Sequence[VQASample], decoding: Decoding) -> list[tuple[tuple[int, ...], float]]:
+        """Decode rows, padded on the left, with the model's own generate.
 
-        The rows are repeated here: `num_return_sequences` would repeat image tensors picture by picture, and so mix up
-        rows of several pictures.
+        A question that is answered many times is many rows: `num_return_sequences` would repeat image tensors picture
+        by picture, and so mix up rows of several pictures.
         """
-        rows = [sample for sample in samples for _ in range(count)]
         images = [self.encoder.encode_images(sample) for sample in rows]
         prompts = [self.encoder.encode_text(sample, inputs).prompt
                    for sample, inputs in zip(rows, images, strict=True)]
@@ -150,9 +154,9 @@ class TransformersEngine:
         marks = self.loaded.family.mark_tokens(self.loaded.processor, ids, torch.zeros_like(ids, dtype=torch.bool))
         batch = to_device({"input_ids": ids, "attention_mask": mask, **marks, **join_images(images)}, self.loaded.model)
         with torch.random.fork_rng():
-            torch.manual_seed(decoding.seed + start)
+            torch.manual_seed(decoding.seed)
             output = self.loaded.model.generate(**batch, generation_config=self._configure(decoding))
-        return _merge_rows(self._cut_at_end(output), start, count)
+        return self._cut_at_end(output)
 
     def _configure(self, decoding: Decoding) -> Any:
         from transformers import GenerationConfig
@@ -195,12 +199,12 @@ def _merge(known: AnswerSample | None, text: str, path: Path) -> AnswerSample:
     return AnswerSample(text, known.count + path.count, both)
 
 
-def _merge_rows(rows: Sequence[tuple[tuple[int, ...], float]], start: int, count: int) -> list[Path]:
+def _merge_rows(owners: Sequence[int], rows: Sequence[tuple[tuple[int, ...], float]]) -> list[Path]:
+    """Return the distinct answers to each question with their counts; `owners` names each row's question."""
     merged: Counter[tuple[int, tuple[int, ...]]] = Counter()
     logprobs = {}
-    for number, (tokens, logprob) in enumerate(rows):
-        key = (start + number // count, tokens)
-        merged[key] += 1
-        logprobs[key] = logprob
+    for owner, (tokens, logprob) in zip(owners, rows, strict=True):
+        merged[owner, tokens] += 1
+        logprobs[owner, tokens] = logprob
     return [Path(question, tokens, number, logprobs[question, tokens])
             for (question, tokens), number in merged.items()]

@@ -152,9 +152,20 @@ def test_plain_sampling_follows_the_same_law(tiny, picture_paths):
     decoding = Decoding(max_new_tokens=1, temperature=0.8, seed=1)
     found = []
     for shared in (True, False):
-        engine = TransformersEngine(tiny, encoder, shared_prefix=shared)
+        engine = TransformersEngine(tiny, encoder, shared_prefix=shared, batch_size=1000)
         found.append({a.text: a.count for a in engine.sample(sample, 3000, decoding)[0]})
     texts = [t for t in set(itertools.chain(*found)) if sum(f.get(t, 0) for f in found) >= 10]
     statistic = sum((found[0].get(t, 0) - found[1].get(t, 0)) ** 2 / sum(f.get(t, 0) for f in found) for t in texts)
     assert len(texts) > 3
     assert statistic < chi2.ppf(0.9999, len(texts) - 1)
+
+
+def test_many_samples_without_a_shared_prefix_are_drawn_in_batches(tiny, picture_paths, monkeypatch):
+    engine = TransformersEngine(tiny, make_encoder(tiny), shared_prefix=False, batch_size=4)
+    sizes = []
+    plain = engine._decode_as_batch
+    monkeypatch.setattr(engine, "_decode_as_batch", lambda rows, how: sizes.append(len(rows)) or plain(rows, how))
+    drawn = engine.sample(make_samples(picture_paths)[:2], 5, Decoding(max_new_tokens=2, temperature=1.0, seed=3))
+    assert sizes == [4, 4, 2]
+    assert [sum(answer.count for answer in answers) for answers in drawn] == [5, 5]
+    assert len(drawn[0]) > 1, "each batch draws by a seed of its own"
