@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from medvqa_cli.settings.section import Fraction, PositiveFloat, Section
 
@@ -62,7 +62,11 @@ class InferenceSettings(Section):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Sample among the fewest likeliest tokens that together have this probability; 1: among all."""
     blank_images: bool = False
-    """Show the model a uniformly grey picture instead of every image: what is left is not seen but guessed."""
+    """Show the model a uniformly grey picture instead of every image: the same as `control` blank."""
+    control: Literal["off", "blank", "shuffled", "shuffled-modality", "text-only"] = "off"
+    """What the model sees: off: the image; else grey, another question's image (of the same modality), or none."""
+    option_rotation: NonNegativeInt = 0
+    """Ask only questions that show options, these moved on by so many places; 0: every question, as it is."""
     batch_size: PositiveInt = 8
     """Rows per forward pass where questions cannot share an image prefix."""
     shared_prefix: Literal["auto", "on", "off"] = "auto"
@@ -79,3 +83,15 @@ class InferenceSettings(Section):
     """The server that engine openai asks."""
     vllm: VllmSettings = VllmSettings()
     """How engine vllm is set up."""
+
+    @property
+    def shown(self) -> Literal["off", "blank", "shuffled", "shuffled-modality", "text-only"]:
+        """What the model sees, `blank_images` counted in."""
+        return "blank" if self.blank_images else self.control
+
+    @model_validator(mode="after")
+    def _one_control(self) -> InferenceSettings:
+        if self.blank_images and self.control not in {"off", "blank"}:
+            raise ValueError(f"infer.blank_images shows a grey picture, but infer.control is '{self.control}'; leave "
+                             "one out")
+        return self

@@ -39,6 +39,11 @@ class Failures(list[tuple["VQASample", AnswerError]]):
     """Questions without an answer, and why."""
 
 
+def identify(sample: VQASample) -> tuple[str, str, str]:
+    """Return what tells a question from all others: ids are unique within a data set's split only."""
+    return sample.dataset, sample.split, sample.question_id
+
+
 def ask(engine: Engine, samples: Sequence[VQASample], call: Callable[[list[VQASample]], list[T]],
         failures: Failures | None = None, *, portions: Sequence[list[VQASample]] | None = None,
         ) -> Iterator[tuple[list[VQASample], list[T]]]:
@@ -60,9 +65,9 @@ def ask(engine: Engine, samples: Sequence[VQASample], call: Callable[[list[VQASa
         ModelError: If no question can be answered.
     """
     in_a_row = 0
-    wanted = {sample.question_id for sample in samples}
+    wanted = {identify(sample) for sample in samples}
     planned = plan_portions(engine, samples) if portions is None else [
-        left for portion in portions if (left := [sample for sample in portion if sample.question_id in wanted])]
+        left for portion in portions if (left := [sample for sample in portion if identify(sample) in wanted])]
     for portion, future in _run(planned, call, engine.intake.calls):
         try:
             answers = future.result()

@@ -21,7 +21,8 @@ from medvqa_cli.workflows.confidence import (
 )
 from medvqa_cli.workflows.data import load_presented
 from medvqa_cli.workflows.engines import open_engine
-from medvqa_cli.workflows.infer import describe_data, describe_job, warn_malformed
+from medvqa_cli.workflows.infer import check_control, describe_data, describe_job, warn_malformed
+from medvqa_cli.workflows.presentation import apply_control
 from medvqa_cli.workflows.row_files import Ledger, leave_out_done, order_rows, prepare_rows
 
 if TYPE_CHECKING:
@@ -77,9 +78,10 @@ def sample_split(settings: Settings, split: str, *, run: str | None = None, over
         DataError: If the split holds no closed question whose gold answer is yes or no.
         MedVQAError: On bad settings, data or model.
     """
-    presented = load_presented(settings, split, progress)
+    presented = apply_control(load_presented(settings, split, progress), settings)
     samples = select_yes_no(presented.samples, split)
     target, engine = open_engine(settings, run, progress)
+    check_control(engine, settings)
     options = settings.calibration
     meta = describe_job(settings, split, engine) | describe_data(settings, target, presented) | {
         "samples": options.samples, "decoding": describe_decoding(options), "expected": len(samples)}

@@ -11,6 +11,7 @@ from medvqa_cli.inference.routing import MAX_CANDIDATES, CandidateRouter
 from medvqa_cli.inference.vocabulary import Vocabulary, build_vocabulary, read_vocabulary, write_vocabulary
 from medvqa_cli.progress import SILENT
 from medvqa_cli.records import Prediction
+from medvqa_cli.workflows.asking import identify
 from medvqa_cli.workflows.data import open_data
 
 if TYPE_CHECKING:
@@ -116,15 +117,15 @@ def describe_router(router: CandidateRouter | None) -> dict[str, Any]:
 
 
 def answer_closed(engine: Engine, settings: Settings, router: CandidateRouter,
-                  samples: Sequence[VQASample]) -> dict[str, Prediction]:
-    """Return question id -> prediction of the closed questions among some samples that have candidates."""
+                  samples: Sequence[VQASample]) -> dict[tuple[str, str, str], Prediction]:
+    """Return `identify(sample)` -> prediction of the closed questions among some samples that have candidates."""
     offers = [(sample, router.route(sample)) for sample in samples if sample.answer_type == "closed"]
     routed = [(sample, offer) for sample, offer in offers if offer.options]
     if not routed:
         return {}
     asked, offered = zip(*routed, strict=True)
     choices = choose_answers(engine, asked, offered, settings.prompt)
-    return {sample.question_id: Prediction(
+    return {identify(sample): Prediction(
         sample=sample, answer=choice.answer, logprob=choice.scores[choice.answer][0],
         num_tokens=choice.scores[choice.answer][1], candidates=choice.probabilities, candidate_scores=choice.scores,
         margin=choice.margin, route=offer.route) for (sample, offer), choice in zip(routed, choices, strict=True)}

@@ -131,7 +131,7 @@ def open_server(settings: Settings, progress: Progress) -> OpenAIEngine:
     reader: Any = functools.partial(read_image, max_pixels=settings.data.max_pixels)
     engine = OpenAIEngine(client, settings.model.name or "", reader, prompt=settings.prompt,
                           concurrency=server.concurrency, image_size=server.image_size,
-                          blank_images=settings.infer.blank_images, warn=progress.warn)
+                          blank_images=settings.infer.shown == "blank", warn=progress.warn)
     listed = engine.list_models()
     if not settings.model.name:
         raise ModelError(f"No model of the server at '{server.base_url}' is named.",
@@ -172,7 +172,7 @@ def open_vllm(settings: Settings, run: str | None, progress: Progress, *, create
              "options": settings.infer.vllm.options} | ({"commit": revision} if revision else {})
     reader: Any = functools.partial(read_image, max_pixels=settings.data.max_pixels)
     engine = VllmEngine(llm, family, family.load_processor(choice.checkpoint), reader, prompt=settings.prompt,
-                        facts=facts, adapter=choice.adapter, blank_images=settings.infer.blank_images)
+                        facts=facts, adapter=choice.adapter, blank_images=settings.infer.shown == "blank")
     return target or _choose_run(settings, facts, create=create), engine
 
 

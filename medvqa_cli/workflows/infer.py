@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.replies import read_reply
-from medvqa_cli.errors import DataError
+from medvqa_cli.errors import DataError, ModelError, SettingsError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import JsonlWriter, Prediction, VQASample
 from medvqa_cli.settings.schema import to_tree
@@ -17,6 +17,7 @@ from medvqa_cli.workflows.asking import (
     ask,
     describe_decoding,
     group_samples,
+    identify,
     make_decoding,
     plan_portions,
     seed_portion,
@@ -26,6 +27,7 @@ from medvqa_cli.workflows.closed_questions import answer_closed, describe_router
 from medvqa_cli.workflows.data import load_presented, load_samples, open_data
 from medvqa_cli.workflows.engines import keep_answerable, open_engine
 from medvqa_cli.workflows.evaluate import read_predictions
+from medvqa_cli.workflows.presentation import Presented, apply_control
 from medvqa_cli.workflows.row_files import (
     MASK_KEYS,
     Ledger,
@@ -44,8 +46,6 @@ if TYPE_CHECKING:
     from medvqa_cli.runs import Run
     from medvqa_cli.settings.data import MaskSettings
     from medvqa_cli.settings.schema import Settings
-    from medvqa_cli.workflows.presentation import Presented
-
 
 
 def infer_split(settings: Settings, *, run: str | None = None, split: str | None = None, tag: str = "",
@@ -80,7 +80,8 @@ def answer_split(settings: Settings, target: Run, engine: Engine, *, split: str,
         AnswerError: At the end, if some questions cannot be answered.
         ModelError: If none can.
     """
-    presented = load_presented(settings, split, progress)
+    check_control(engine, settings)
+    presented = apply_control(load_presented(settings, split, progress), settings)
     samples = keep_answerable(engine, presented.samples, settings, progress)
     router = open_router(settings, target, engine, progress)
     job = describe_job(settings, split, engine) | describe_router(router) | describe_doubt(open_doubt(settings))
@@ -113,12 +114,17 @@ def infer_image(settings: Settings, image: Path, questions: Sequence[str], *, ru
         raise DataError("There is no question about the image.", 'Ask with --question "Is there a lesion?".')
     from medvqa_cli.data.images import read_image
 
+    if settings.infer.shown.startswith("shuffled") or settings.infer.option_rotation:
+        raise SettingsError("One picture has no other to be shuffled with, and its questions no options.",
+                            "Leave --control out, or use blank or text-only.")
     read_image(image, max_pixels=settings.data.max_pixels)
     open_doubt(settings)
     samples = [VQASample(dataset="image", split="image", question_id=str(number), image_id=image.name,
                          question=question, answer="", answer_type="open", images=(str(image.resolve()),))
                for number, question in enumerate(questions)]
+    samples = apply_control(Presented(samples), settings).samples
     engine = open_engine(settings, run, progress, create=False)[1]
+    check_control(engine, settings)
     if settings.infer.closed_candidates != "off":
         progress.warn("infer.closed_candidates does nothing here: a data set says which of its questions are closed.")
     answers = answer_samples(engine, samples, settings, SILENT)
@@ -133,8 +139,8 @@ def read_answers(settings: Settings, run: Run, *, split: str | None = None, tag:
     """
     tag = tag or _default_tag(settings, split or settings.data.test_split, run)
     answers = read_predictions(run.path / f"predictions{f'-{tag}' if tag else ''}.jsonl")
-    found = {answer.sample.question_id: answer for answer in answers}
-    return [[found[sample.question_id] for sample in group] for group in
+    found = {identify(answer.sample): answer for answer in answers}
+    return [[found[identify(sample)] for sample in group] for group in
             group_samples([answer.sample for answer in answers])]
 
 
@@ -168,10 +174,10 @@ def answer_portion(engine: Engine, settings: Settings, portion: Sequence[VQASamp
     """Return a prediction for each sample of what is one call to the engine; called in threads by some engines."""
     decoding = make_decoding(settings.infer, seed_portion(engine, portion, settings.seed))
     chosen = answer_closed(engine, settings, router, portion) if router else {}
-    free = [sample for sample in portion if sample.question_id not in chosen]
-    written = {sample.question_id: read_prediction(sample, reply, settings)
+    free = [sample for sample in portion if identify(sample) not in chosen]
+    written = {identify(sample): read_prediction(sample, reply, settings)
                for sample, reply in zip(free, engine.generate(free, decoding) if free else [], strict=True)}
-    return [(chosen | written)[sample.question_id] for sample in portion]
+    return [(chosen | written)[identify(sample)] for sample in portion]
 
 
 def read_prediction(sample: VQASample, written: Generation, settings: Settings) -> Prediction:
@@ -195,9 +201,9 @@ def _describe_mask(mask: MaskSettings) -> dict[str, Any]:
 def _default_tag(settings: Settings, split: str, target: Run) -> str:
     """Return the tag of answers that are not the run's main ones.
 
-    That is, those to blank images, to another split, with other facts or another part of the image than trained with.
+    That is, those of a control, to another split, with other facts or another part of the image than trained with.
     """
-    parts = ["blank"] if settings.infer.blank_images else []
+    parts = name_control(settings)
     if split != settings.data.test_split:
         parts.append(split)
     own = target.read_json("settings.json")
@@ -205,6 +211,29 @@ def _default_tag(settings: Settings, split: str, target: Run) -> str:
         if mode != own.get(section, {}).get("mode", mode):
             parts.append(f"{section}-{mode}")
     return "-".join(parts)
+
+
+def name_control(settings: Settings) -> list[str]:
+    """Return the parts of a tag that say in which control answers were made."""
+    control, places = settings.infer.shown, settings.infer.option_rotation
+    return ([control] if control != "off" else []) + ([f"options-{places}"] if places else [])
+
+
+def check_control(engine: Engine, settings: Settings) -> None:
+    """Refuse to ask a model without an image that cannot be asked so; of a server's model that is not known.
+
+    Raises:
+        ModelError: If the family does not read text alone.
+    """
+    from medvqa_cli import plugins
+    from medvqa_cli.data.prompts import list_exemplar_images
+
+    family = engine.facts.get("family")
+    if settings.infer.shown != "text-only" or not family or list_exemplar_images(settings.prompt):
+        return
+    if not plugins.models.get(str(family)).capabilities.reads_text_alone:
+        raise ModelError(f"A model of the family '{family}' answers no question without an image: there is no control "
+                         "'text-only' of it.", "Use the controls blank and shuffled.")
 
 
 def describe_job(settings: Settings, split: str, engine: Engine) -> dict[str, Any]:
@@ -217,7 +246,8 @@ def describe_job(settings: Settings, split: str, engine: Engine) -> dict[str, An
             "limit": settings.data.limit, "engine": engine.name, "model": dict(engine.facts),
             "decoding": describe_decoding(settings.infer),
             "prompt": to_tree(settings.prompt), "mask": _describe_mask(settings.mask),
-            "knowledge": to_tree(settings.knowledge), "blank_images": settings.infer.blank_images,
+            "knowledge": to_tree(settings.knowledge), "blank_images": settings.infer.shown == "blank",
+            "control": settings.infer.shown, "option_rotation": settings.infer.option_rotation,
             "seed": settings.seed}
 
 

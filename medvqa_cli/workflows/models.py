@@ -250,7 +250,7 @@ def build_encoder(loaded: LoadedModel, settings: Settings, *, cache_mb: int = 64
 
     reader: Any = functools.partial(read_image, max_pixels=settings.data.max_pixels)
     return SampleEncoder(loaded.family, loaded.processor, reader, prompt=settings.prompt,
-                         blank_images=settings.infer.blank_images, cache_bytes=cache_mb * MIB,
+                         blank_images=settings.infer.shown == "blank", cache_bytes=cache_mb * MIB,
                          augmentation=augmentation)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.prompts import check_prompt
+from medvqa_cli.errors import DataError
 from medvqa_cli.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -55,6 +56,28 @@ def present_samples(samples: Sequence[VQASample], settings: Settings, root: Path
     if settings.mask.mode != "none":
         presented = _mask(presented, settings, folder, progress, require_hits=require_hits)
     return presented
+
+
+def apply_control(presented: Presented, settings: Settings) -> Presented:
+    """Return questions as `infer.control` and `infer.option_rotation` put them; pictures are blanked by the encoder.
+
+    Raises:
+        DataError: If images cannot be shuffled, or no question shows options to rotate.
+    """
+    from medvqa_cli.data.controls import drop_images, rotate_options, shuffle_images
+
+    shown, places, samples, notes = settings.infer.shown, settings.infer.option_rotation, presented.samples, {}
+    if shown == "text-only":
+        samples = drop_images(samples)
+    elif shown in {"shuffled", "shuffled-modality"}:
+        samples, others = shuffle_images(samples, settings.seed, same_modality=shown == "shuffled-modality")
+        notes = {"shuffled": {"questions": len(samples), "other_modality": others}}
+    if places:
+        samples = rotate_options(samples, places, settings.prompt)
+        if not samples:
+            raise DataError(f"No question shows more than {places} options.",
+                            "Options are moved on in questions that show them: see --show-options.")
+    return Presented(samples, presented.notes | notes, presented.warnings)
 
 
 def _mask(presented: Presented, settings: Settings, folder: Path, progress: Progress, *,

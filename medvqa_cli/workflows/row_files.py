@@ -12,10 +12,10 @@ from medvqa_cli.records import read_jsonl, write_json, write_jsonl
 from medvqa_cli.runs import now
 from medvqa_cli.settings.data import KnowledgeSettings, MaskSettings, PromptSettings
 from medvqa_cli.settings.schema import to_tree
-from medvqa_cli.workflows.asking import group_samples
+from medvqa_cli.workflows.asking import group_samples, identify
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from medvqa_cli.inference.protocol import Engine
@@ -28,6 +28,10 @@ MASK_KEYS = ("mode", "classes", "pad_ratio")
 LEDGER_SECONDS = 5.0
 NOT_COMPARED = ("expected", "too_long", "baselines", "data_warnings", "presentation")
 """What may change between two calls that answer the same questions in the same way."""
+
+
+EARLIER = {"engine": "transformers", "option_rotation": 0}
+"""What held before it was stated."""
 
 
 def prepare_rows(run: Run, name: str, meta: dict[str, Any], *, overwrite: bool) -> Path:
@@ -54,22 +58,26 @@ def leave_out_done(samples: Sequence[VQASample], path: Path, *, by_image: bool =
     for `portions`, where more than an image is answered together.
     """
     rows = list(read_jsonl(path)) if path.exists() else []
-    done = {row["sample"]["question_id"] for row in rows}
+    done = {_identify_row(row) for row in rows}
     if not by_image:
-        return [sample for sample in samples if sample.question_id not in done]
+        return [sample for sample in samples if identify(sample) not in done]
     rest = [sample for group in portions or group_samples(samples) for sample in group
-            if any(member.question_id not in done for member in group)]
-    again = {sample.question_id for sample in rest} & done
+            if any(identify(member) not in done for member in group)]
+    again = {identify(sample) for sample in rest} & done
     if again:
-        write_jsonl(path, [row for row in rows if row["sample"]["question_id"] not in again])
+        write_jsonl(path, [row for row in rows if _identify_row(row) not in again])
     return rest
+
+
+def _identify_row(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["sample"]["dataset"], row["sample"]["split"], row["sample"]["question_id"]
 
 
 def order_rows(path: Path, samples: Sequence[VQASample]) -> None:
     """Put the rows of a file into the order of the samples, if answers came in another."""
     rows = list(read_jsonl(path)) if path.exists() else []
-    places = {sample.question_id: place for place, sample in enumerate(samples)}
-    ordered = sorted(rows, key=lambda row: places.get(row["sample"]["question_id"], len(places)))
+    places = {identify(sample): place for place, sample in enumerate(samples)}
+    ordered = sorted(rows, key=lambda row: places.get(_identify_row(row), len(places)))
     if ordered != rows:
         write_jsonl(path, ordered)
 
@@ -122,7 +130,8 @@ class Ledger:
 
 
 def _check_same_job(known: dict[str, Any], meta: dict[str, Any], path: Path) -> None:
-    known = {"engine": "transformers"} | _upgrade_job(known, meta)
+    shown = "blank" if known.get("blank_images") else "off"
+    known = _upgrade_job(EARLIER | {"control": shown} | known, meta)
     for key, wanted in meta.items():
         if key not in NOT_COMPARED and _canonical(known.get(key)) != _canonical(wanted):
             raise RunError(f"'{path}' holds rows made with another {key}: {known.get(key)!r}, now {wanted!r}.",

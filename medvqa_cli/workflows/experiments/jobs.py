@@ -70,7 +70,7 @@ def make_job(combination: Combination, folder: Path, stages: Sequence[Stage]) ->
     settings = combination.settings
     kept = tuple(stage for stage in stages if stage != "calibrate" or settings.data.question_type != "open")
     return Job(combination.name, folder, kept, settings.paths.prepared.absolute(), settings.plugins,
-               "blank" if settings.infer.blank_images else "")
+               settings.infer.shown.replace("off", ""))
 
 
 def find_pending(job: Job) -> tuple[Stage, ...]:
