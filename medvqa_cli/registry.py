@@ -227,4 +227,4 @@ def add_file(path: Path, registries: Mapping[str, Registry[Any]]) -> str:
             registry.add(path.stem, plugin, path.resolve())
             return key
     wants = "; ".join(f"a {registry.kind} needs {', '.join(registry.required)}" for registry in registries.values())
-    raise PluginError(f"The plugin file '{path}' is neither a data set nor a model family: {wants}.")
+    raise PluginError(f"The plugin file '{path}' is no plugin of any kind: {wants}.")

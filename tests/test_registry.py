@@ -209,7 +209,7 @@ def test_two_loose_files_of_one_name_are_an_error(make, tmp_path):
     ("x.py", "oops(", "The plugin file '{path}' cannot be loaded: SyntaxError: '(' was never closed"),
     ("x.py", "", "The plugin file '{path}' has no PLUGIN."),
     ("x.py", "PLUGIN = 1",
-     "The plugin file '{path}' is neither a data set nor a model family: a data set needs card, read."),
+     "The plugin file '{path}' is no plugin of any kind: a data set needs card, read."),
 ])
 def test_a_bad_loose_file_is_named(make, tmp_path, name, text, message):
     path = tmp_path / name

@@ -12,7 +12,7 @@ from medvqa_cli.errors import PluginError
 if TYPE_CHECKING:
     from medvqa_cli.cli.command import Call
 
-app = make_group("Data sets and model families: built in, installed, or loose files.")
+app = make_group("Data sets, model families and rewards: built in, installed, or loose files.")
 
 
 @command(app, "list", Option("--check", "Import each one and say whether it works.", kind="switch"))

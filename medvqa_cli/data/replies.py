@@ -23,6 +23,7 @@ _THOUGHT_END = re.compile(r"</think>", re.IGNORECASE)
 _THOUGHT = re.compile(r"<think>", re.IGNORECASE)
 _CUE = re.compile(r"\s*answer:", re.IGNORECASE)
 _NEXT_QUESTION = re.compile(r"\n\s*question:", re.IGNORECASE)
+_CONFIDENCE = re.compile(r"<confidence>[^<]*</confidence>", re.IGNORECASE)
 _LETTER = re.compile(r"(?:the\s+)?(?:option\s+)?\(?([a-z])(?:[).:]+\s*(.*))?", re.IGNORECASE | re.DOTALL)
 
 
@@ -38,8 +39,10 @@ def read_reply(text: str, sample: VQASample, prompt: PromptSettings) -> Reply:
     """Return the answer that a model gave to a sample's question.
 
     Where nothing stands in the form asked for, the whole text is the answer. Where the prompt lettered the options, a
-    letter ("B", "(B)", "B) heart") becomes the option's text, unless the reply is itself an option's text.
+    letter ("B", "(B)", "B) heart") becomes the option's text, unless the reply is itself an option's text. What stands
+    in <confidence> elements is no part of an answer.
     """
+    text = _CONFIDENCE.sub("", text)
     found = extract_answer(text, choose_style(sample, prompt))
     answer = text.strip() if found is None else found
     return Reply(_read_letter(answer, letter_options(sample, prompt)), found is not None)

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 
 from medvqa_cli.errors import SettingsError
 from medvqa_cli.settings.data import DatasetDeclaration, DataSettings, KnowledgeSettings, MaskSettings, PromptSettings
+from medvqa_cli.settings.grpo import GRPOSettings
 from medvqa_cli.settings.inference import InferenceSettings
 from medvqa_cli.settings.model import ModelSettings
 from medvqa_cli.settings.section import PositiveFloat, Section
@@ -109,6 +110,8 @@ class Settings(Section):
     """Which model is used."""
     train: TrainSettings = TrainSettings()
     """Supervised fine-tuning."""
+    grpo: GRPOSettings = GRPOSettings()
+    """Reinforcement learning."""
     tracking: TrackingSettings = TrackingSettings()
     """What is shown of a training while it runs."""
     infer: InferenceSettings = InferenceSettings()

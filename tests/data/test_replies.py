@@ -88,3 +88,10 @@ def test_an_option_that_is_itself_a_letter_wins():
     sample = make_sample(question="Which vitamin?", options=("B", "A"), answer="A")
     assert read_reply("A", sample, PromptSettings()).answer == "A"
     assert read_reply("A) B", sample, PromptSettings()).answer == "B"
+
+
+def test_a_confidence_is_no_part_of_an_answer():
+    left = make_sample(question="Which side?", answer="left")
+    assert read_reply("left <confidence>0.7</confidence>", left, PromptSettings()).answer == "left"
+    wrapped = "<answer>left<confidence>70%</confidence></answer>"
+    assert read_reply(wrapped, left, PromptSettings(style="think")) == Reply("left", True)
