@@ -117,7 +117,8 @@ def find_type(assignment: Assignment) -> Any:
 def _unknown(assignment: Assignment) -> SettingsError:
     known = list(list_keys())
     last = {key.rpartition(".")[2]: key for key in reversed(known)}
-    close = (difflib.get_close_matches(assignment.key, known, n=1)
+    named = last.get(assignment.path[-1])
+    close = ([named] if named else difflib.get_close_matches(assignment.key, known, n=1)
              or [last[name] for name in difflib.get_close_matches(assignment.path[-1], last, n=1)])
     suggestion = f" Did you mean '{close[0]}'?" if close else ""
     return SettingsError(f"{assignment.origin}: unknown setting '{assignment.key}'.{suggestion}",
