@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 MAX_NODES = 1024
 ROW_BYTES = 2**30
-SPREAD = 40
+SPREAD = 12
 """Branches become rows when a node passes by so many times the tokens it continues.
 
-On a CPU a pair of node and key costs some 70 times as much in rows, which read each key once for each row, as in one
-sequence, where attention is one matrix product.
+Measured on a CPU with 100 branches of 600 tokens each: a step as one sequence costs as much as one in rows when a node
+passes by 7 to 8 times its own tokens; copying the rows costs about ten steps.
 """
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from medvqa_cli.inference.growing_cache import make_growing_cache
 from medvqa_cli.inference.rows import RowFrontier
 from medvqa_cli.models.attention import fit_mask
 from medvqa_cli.models.packing import build_block_mask
@@ -69,8 +70,6 @@ class PrefixTree:
 
     def __init__(self, model: Any, prefix: Sequence[int], inputs: Mapping[str, torch.Tensor],
                  positions: torch.Tensor | None = None) -> None:
-        from transformers import DynamicCache
-
         self.model = model
         self.prefix_length = len(prefix)
         self._device = next(model.parameters()).device
@@ -79,8 +78,8 @@ class PrefixTree:
         ids = torch.tensor([list(prefix)], device=self._device)
         placed = {} if positions is None else {"position_ids": positions[:, None].to(self._device)}
         # Made from the model's configuration, a cache would drop what lies outside a sliding window.
-        self._cache = model(input_ids=ids, use_cache=True, past_key_values=DynamicCache(), logits_to_keep=1, **placed,
-                            **inputs).past_key_values
+        self._cache = make_growing_cache()
+        model(input_ids=ids, use_cache=True, past_key_values=self._cache, logits_to_keep=1, **placed, **inputs)
         self._places = torch.arange(self.prefix_length)
 
     @property
@@ -113,14 +112,12 @@ class PrefixTree:
 
     def spread(self, frontier: TreeFrontier) -> RowFrontier:
         """Copy what each node continues into a row of its own; shorter ones are filled up on the left."""
-        from transformers import DynamicCache
-
         width = frontier.longest
         lengths = frontier.visible.sum(dim=1)
         filled = torch.arange(width)[None] >= (width - lengths)[:, None]
         places = torch.zeros(filled.shape, dtype=torch.long)
         places[filled] = frontier.visible.nonzero()[:, 1]
-        cache, index = DynamicCache(), places.to(self._device)
+        cache, index = make_growing_cache(), places.to(self._device)
         for number, layer in enumerate(self._cache.layers):
             if layer.is_initialized:
                 keys, values = (states[0][:, index].transpose(0, 1) for states in (layer.keys, layer.values))
