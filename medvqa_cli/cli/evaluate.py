@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.cli.calibration_tables import print_trust
 from medvqa_cli.cli.command import command
 from medvqa_cli.cli.completion import complete_choice, complete_run
+from medvqa_cli.cli.controls import print_controls
 from medvqa_cli.cli.groups import make_group
 from medvqa_cli.cli.options import CALIBRATION, DATA, DRY_RUN, MODEL, PRESENTATION, RUN, SEED, SPLIT, TAG, Option
 from medvqa_cli.cli.tables import print_answers, print_calibration
@@ -31,6 +32,10 @@ METRICS = Option("--metrics", "Besides accuracy: tokens, open_recall, bleu, roug
 ENCODER = Option("--encoder", "Text encoder (folder or hub id) for BERTScore.", "evaluation.encoder", "NAME")
 ENCODER_LAYER = Option("--encoder-layer", "Layer of the encoder; the last if not given.", "evaluation.encoder_layer",
                        "N")
+CONTROLS = tuple(replace(option, panel="Trust") for option in (
+    Option("--controls", "Ask again without the image: blank, shuffled, shuffled-modality, text-only; what is left of "
+           "the result stands beside it.", metavar="NAMES"),
+    Option("--option-orders", "Ask questions that show options in N orders: how many answers change.", metavar="N")))
 OVERWRITE = Option("--overwrite", "Draw anew what is there.", kind="switch")
 RUNS = Option("RUNS", "Runs, RUN:TAG for other answers of a run, or files; the first is what the others are compared "
               "with.", metavar="RUN RUN...", kind="several", complete=complete_run)
@@ -50,8 +55,8 @@ TRUST = tuple(replace(option, panel="Calibration") for option in (
     Option("--risk", "Share of wrong answers that the rules to abstain may leave.", "calibration.risk", "P")))
 
 
-@command(app, "answers", RUN, TAG, FROM, PROFILE, METRICS, ENCODER, ENCODER_LAYER, CONFIDENCE, RESAMPLES, SPLIT, *DATA,
-         SEED, DRY_RUN)
+@command(app, "answers", RUN, TAG, FROM, PROFILE, METRICS, ENCODER, ENCODER_LAYER, CONFIDENCE, RESAMPLES, *CONTROLS,
+         SPLIT, *DATA, SEED, DRY_RUN)
 def evaluate_answers(call: Call) -> None:
     """Score a run's answers, or a file of them: accuracy, overlap, clinical measures, each with its interval."""
     from medvqa_cli.cli.run_choice import open_answered
@@ -66,9 +71,12 @@ def evaluate_answers(call: Call) -> None:
     tag = call.text("tag") or ""
     if run is None:
         run, tag = _adopt(call, Path(source or "").expanduser(), tag)
+    for control in _answer_controls(call, run, tag):
+        evaluate(run, call.settings, tag=control, progress=call.progress)
     metrics = evaluate(run, call.settings, tag=tag, progress=call.progress)
     if not call.answer_json({"run": run.name, "metrics": metrics}):
         print_answers(call.terminal, run.name, metrics)
+        print_controls(call.terminal, metrics)
         call.progress.say(f"Next: medvqa report {run.name}")
 
 
@@ -109,6 +117,16 @@ def compare_runs(call: Call) -> None:
                      progress=call.progress)
     if not call.answer_json(result):
         print_comparison(call.terminal, result)
+
+
+def _answer_controls(call: Call, run: Run, tag: str) -> list[str]:
+    """Ask for the controls that are wanted; return the tags of their answers."""
+    from medvqa_cli.workflows.controls import answer_controls, read_controls
+
+    controls, orders = read_controls(call.text("controls")), call.count("option_orders", 1)
+    if not controls and orders == 1:
+        return []
+    return answer_controls(run, call.settings, controls, orders=orders, tag=tag, progress=call.progress)
 
 
 def _suggest_calibrator(run: Run, metrics: Mapping[str, Any]) -> str:

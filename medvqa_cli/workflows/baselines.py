@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.errors import DataError
 from medvqa_cli.progress import SILENT
 from medvqa_cli.scoring.baselines import Example, score_baselines
+from medvqa_cli.scoring.generic import FREQUENT
+from medvqa_cli.scoring.profiles import normalize_answer
 from medvqa_cli.workflows.data import choose_samples
 
 if TYPE_CHECKING:
@@ -22,13 +25,16 @@ def measure_baselines(settings: Settings, samples: Sequence[VQASample]) -> dict[
     Closed questions are guessed from closed ones and open from open ones.
 
     Returns:
-        {"closed" | "open": {baseline: accuracy}, "question_type": {type: {baseline: accuracy}}, "train_questions": n}.
+        {"closed" | "open": {baseline: accuracy}, "question_type": {type: {baseline: accuracy}}, "train_questions": n,
+        "frequent_answers": the most frequent open training answers, normalized, the most frequent first}.
     """
     try:
         train = choose_samples(settings, settings.data.train_split, SILENT)
     except DataError:
         return None
-    found: dict[str, Any] = {"train_questions": len(train), "question_type": {}}
+    answers = Counter(normalize_answer(sample.answer) for sample in train if sample.answer_type == "open")
+    found: dict[str, Any] = {"train_questions": len(train), "question_type": {},
+                             "frequent_answers": [answer for answer, _ in answers.most_common(FREQUENT)]}
     for kind in ("closed", "open"):
         known, asked = _examples(train, kind), _examples(samples, kind)
         if asked:

@@ -35,6 +35,7 @@ def evaluate_answers(run: Run, settings: Settings, *, tag: str = "", judge: Judg
     """
     from medvqa_cli.evaluation.answers import count_answers, score_predictions, summarize_answers
     from medvqa_cli.evaluation.protocol import describe_inference
+    from medvqa_cli.workflows.controls import measure_controls
 
     suffix = f"-{tag}" if tag else ""
     predictions = read_predictions(run.path / f"predictions{suffix}.jsonl")
@@ -47,6 +48,8 @@ def evaluate_answers(run: Run, settings: Settings, *, tag: str = "", judge: Judg
     if settings.evaluation.encoder:
         summary["protocol"]["encoder"] = f"{aids.encoder} ({settings.evaluation.encoder})"
     _add_completeness(summary, meta, len(predictions), progress)
+    if meta.get("control", "off") == "off" and not meta.get("blank_images") and not meta.get("option_rotation"):
+        summary["controls"] = measure_controls(run, predictions, settings, tag=tag, progress=progress)
     write_jsonl(run.path / f"scores{suffix}.jsonl", score_predictions(predictions, tables))
     merge_metrics(run, "answers", {tag or "main": summary})
     return summary

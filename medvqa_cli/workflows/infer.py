@@ -220,20 +220,25 @@ def name_control(settings: Settings) -> list[str]:
 
 
 def check_control(engine: Engine, settings: Settings) -> None:
-    """Refuse to ask a model without an image that cannot be asked so; of a server's model that is not known.
+    """Refuse to ask a model without an image that cannot be asked so.
 
     Raises:
         ModelError: If the family does not read text alone.
     """
+    if not reads_questions(engine, settings):
+        raise ModelError(f"A model of the family '{engine.facts.get('family')}' answers no question without an image: "
+                         "there is no control 'text-only' of it.", "Use the controls blank and shuffled.")
+
+
+def reads_questions(engine: Engine, settings: Settings) -> bool:
+    """Tell whether a model can be asked in the control that is set; of a server's model that is not known."""
     from medvqa_cli import plugins
     from medvqa_cli.data.prompts import list_exemplar_images
 
     family = engine.facts.get("family")
     if settings.infer.shown != "text-only" or not family or list_exemplar_images(settings.prompt):
-        return
-    if not plugins.models.get(str(family)).capabilities.reads_text_alone:
-        raise ModelError(f"A model of the family '{family}' answers no question without an image: there is no control "
-                         "'text-only' of it.", "Use the controls blank and shuffled.")
+        return True
+    return plugins.models.get(str(family)).capabilities.reads_text_alone
 
 
 def describe_job(settings: Settings, split: str, engine: Engine) -> dict[str, Any]:

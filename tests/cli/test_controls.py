@@ -1,0 +1,45 @@
+"""Trust controls as people read them, from files made here."""
+
+from __future__ import annotations
+
+import pytest
+
+from medvqa_cli.records import Prediction, VQASample, write_json, write_jsonl
+
+WAY = {"split": "test", "model": {}, "decoding": {"max_new_tokens": 4, "temperature": 0.0}, "prompt": {}, "seed": 1}
+
+
+def answer(number: int, text: str) -> Prediction:
+    return Prediction(answer=text, sample=VQASample(
+        dataset="d", split="test", question_id=str(number), image_id=str(number // 2), question="Is it?",
+        answer="yes", answer_type="closed"))
+
+
+@pytest.fixture
+def answered(make_run):
+    run = make_run("a")
+    for name, right, told in (("", 8, {"baselines": {"closed": {"same_question_text": 0.6}, "open": None}}),
+                              ("-blank", 4, {"blank_images": True})):
+        write_jsonl(run.path / f"predictions{name}.jsonl", [answer(n, "yes" if n < right else "no") for n in range(10)])
+        write_json(run.path / f"predictions{name}.meta.json", WAY | told | {"expected": 10})
+    return run
+
+
+def test_controls_that_are_there_stand_beside_the_result(medvqa, document, answered):
+    result = medvqa("eval", "answers", "--run", "a", "--resamples", "50")
+    assert result.exit_code == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    row = next(line for line in lines if line[:2] == ["blank,", "closed:"])
+    assert row[3:7] == ["10", "80.0%", "40.0%", "0.500"]
+    assert ["10", "80.0%", "60.0%", "0.750"] in [line[-4:] for line in lines]
+    assert "no prediction collapse; 'yes' answers 80.0% of 10 (the most frequent gold answer: 100.0%)" in result.stdout
+    found = document("eval", "answers", "--run", "a", "--resamples", "50", "--controls", "blank")["metrics"]["controls"]
+    assert found["images"]["blank"]["closed"]["accuracy@medvqa"]["survives"]["value"] == 0.5
+
+
+def test_wrong_controls_are_one_error(medvqa, answered):
+    result = medvqa("eval", "answers", "--run", "a", "--controls", "grey")
+    assert result.exit_code == 2
+    assert "error: 'grey' is no control." in result.stderr
+    result = medvqa("eval", "answers", "--run", "a", "--option-orders", "0")
+    assert "error: --option-orders is '0': it should be a whole number of at least 1." in result.stderr
