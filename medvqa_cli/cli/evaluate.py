@@ -32,6 +32,10 @@ METRICS = Option("--metrics", "Besides accuracy: tokens, open_recall, bleu, roug
 ENCODER = Option("--encoder", "Text encoder (folder or hub id) for BERTScore.", "evaluation.encoder", "NAME")
 ENCODER_LAYER = Option("--encoder-layer", "Layer of the encoder; the last if not given.", "evaluation.encoder_layer",
                        "N")
+JUDGE = tuple(replace(option, panel="Judge") for option in (
+    Option("--judge", "Language model that judges open answers; its verdicts are kept.", "evaluation.judge", "NAME"),
+    Option("--judge-base-url", "Its OpenAI-compatible server, such as http://localhost:8000/v1.",
+           "evaluation.judge_server.base_url", "URL")))
 CONTROLS = tuple(replace(option, panel="Trust") for option in (
     Option("--controls", "Ask again without the image: blank, shuffled, shuffled-modality, text-only; what is left of "
            "the result stands beside it.", metavar="NAMES"),
@@ -56,7 +60,7 @@ TRUST = tuple(replace(option, panel="Calibration") for option in (
 
 
 @command(app, "answers", RUN, TAG, FROM, PROFILE, METRICS, ENCODER, ENCODER_LAYER, CONFIDENCE, RESAMPLES, *CONTROLS,
-         SPLIT, *DATA, SEED, DRY_RUN)
+         *JUDGE, SPLIT, *DATA, SEED, DRY_RUN)
 def evaluate_answers(call: Call) -> None:
     """Score a run's answers, or a file of them: accuracy, overlap, clinical measures, each with its interval."""
     from medvqa_cli.cli.run_choice import open_answered
@@ -71,8 +75,9 @@ def evaluate_answers(call: Call) -> None:
     tag = call.text("tag") or ""
     if run is None:
         run, tag = _adopt(call, Path(source or "").expanduser(), tag)
+    unjudged = call.settings.evaluation.model_copy(update={"judge": None})
     for control in _answer_controls(call, run, tag):
-        evaluate(run, call.settings, tag=control, progress=call.progress)
+        evaluate(run, call.settings.model_copy(update={"evaluation": unjudged}), tag=control, progress=call.progress)
     metrics = evaluate(run, call.settings, tag=tag, progress=call.progress)
     if not call.answer_json({"run": run.name, "metrics": metrics}):
         print_answers(call.terminal, run.name, metrics)

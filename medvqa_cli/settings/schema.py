@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 from medvqa_cli.errors import SettingsError
 from medvqa_cli.settings.data import DatasetDeclaration, DataSettings, KnowledgeSettings, MaskSettings, PromptSettings
 from medvqa_cli.settings.grpo import GRPOSettings
-from medvqa_cli.settings.inference import InferenceSettings
+from medvqa_cli.settings.inference import InferenceSettings, ServerSettings
 from medvqa_cli.settings.model import ModelSettings
 from medvqa_cli.settings.section import PositiveFloat, Section
 from medvqa_cli.settings.tracking import TrackingSettings
@@ -56,6 +56,10 @@ class EvaluationSettings(Section):
     """Folder or hub id of a text encoder: measures BERTScore with it."""
     encoder_layer: PositiveInt | None = None
     """Hidden layer of the encoder that is compared, counted from 1; the last if not given."""
+    judge: str | None = None
+    """Model that judges open answers, as its server names it; verdicts are kept, and no other number is touched."""
+    judge_server: ServerSettings = ServerSettings()
+    """The OpenAI-compatible server of the judge."""
     confidence_level: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     """Level of the intervals."""
     resamples: PositiveInt = 2000

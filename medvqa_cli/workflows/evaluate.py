@@ -26,19 +26,22 @@ def evaluate_answers(run: Run, settings: Settings, *, tag: str = "", judge: Judg
         run: Holds `predictions.jsonl`, or `predictions-TAG.jsonl`.
         settings: `evaluation` and `seed` are used.
         tag: Which predictions.
-        judge: Says of each open answer whether it is right; its verdicts are kept in `judgements.jsonl`.
+        judge: Says of each open answer whether it is right; its verdicts are kept in `judgements.jsonl`. Not given:
+            the one that `evaluation.judge` names, if any.
         progress: Where to report.
 
     Raises:
         RunError: If there are no predictions, or a row is damaged or doubled.
-        ModelError: If the text encoder cannot be loaded.
+        ModelError: If the text encoder cannot be loaded, or the judge's server cannot be reached.
     """
     from medvqa_cli.evaluation.answers import count_answers, score_predictions, summarize_answers
     from medvqa_cli.evaluation.protocol import describe_inference
     from medvqa_cli.workflows.controls import measure_controls
+    from medvqa_cli.workflows.judge import describe_judge, open_judge
 
     suffix = f"-{tag}" if tag else ""
     predictions = read_predictions(run.path / f"predictions{suffix}.jsonl")
+    judge = judge or open_judge(settings.evaluation, progress)
     aids = _gather_aids(run, predictions, settings.evaluation, judge)
     tables = count_answers(predictions, settings.evaluation, aids)
     summary = summarize_answers(predictions, tables, settings.evaluation, aids=aids, seed=settings.seed)
@@ -47,6 +50,8 @@ def evaluate_answers(run: Run, settings: Settings, *, tag: str = "", judge: Judg
     summary["protocol"] |= describe_inference(meta, len(predictions))
     if settings.evaluation.encoder:
         summary["protocol"]["encoder"] = f"{aids.encoder} ({settings.evaluation.encoder})"
+    if settings.evaluation.judge:
+        summary["protocol"]["judge"] |= describe_judge(settings.evaluation)
     _add_completeness(summary, meta, len(predictions), progress)
     if meta.get("control", "off") == "off" and not meta.get("blank_images") and not meta.get("option_rotation"):
         summary["controls"] = measure_controls(run, predictions, settings, tag=tag, progress=progress)
