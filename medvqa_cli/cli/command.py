@@ -174,7 +174,8 @@ def command(app: typer.Typer, name: str, *options: Option) -> Callable[[Action],
 
 
 def _make_parameter(option: Option) -> inspect.Parameter:
-    types: dict[str, Any] = {"switch": bool, "many": list[str] | None, "required": str, "several": list[str]}
+    types: dict[str, Any] = {"switch": bool, "many": list[str] | None, "required": str, "several": list[str],
+                             "any": list[str] | None}
     annotation = types.get(option.kind, str | None)
     shared: dict[str, Any] = {"help": option.help, "autocompletion": option.complete, "show_default": False,
                               "rich_help_panel": option.panel}

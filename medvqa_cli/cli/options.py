@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LONGEST_METAVAR = 15
-Kind = Literal["text", "switch", "many", "argument", "required", "several"]
+Kind = Literal["text", "switch", "many", "argument", "required", "several", "any"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Option:
         key: The dotted setting it gives; empty: the command reads it itself.
         metavar: What stands for its value in the help.
         kind: Whether it takes text, is a switch, may be given many times, or is given by position (`required`: it
-            must be; `several`: as often as wanted).
+            must be; `several`: at least once; `any`: as often as wanted).
         complete: Returns candidates for its value.
         panel: Heading in the help.
     """
@@ -54,7 +54,7 @@ class Option:
     @property
     def is_argument(self) -> bool:
         """Whether it is given by position."""
-        return self.kind in {"argument", "required", "several"}
+        return self.kind in {"argument", "required", "several", "any"}
 
 
 def _panel(title: str, *options: Option) -> tuple[Option, ...]:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.reporting.blocks import Facts, Headline, Headlines, Meter, Note, Plots, Section, Table
 from medvqa_cli.reporting.estimates import (
     BASELINES,
+    CONFIDENCE_TERMS,
     Estimate,
     find_controls,
+    find_gaps,
     read_ambiguity,
     read_estimate,
     read_protocol,
@@ -16,7 +18,7 @@ from medvqa_cli.reporting.estimates import (
 )
 from medvqa_cli.reporting.figures import draw_accuracy
 from medvqa_cli.reporting.formatting import MISSING, format_count, format_interval, format_value, name_key
-from medvqa_cli.reporting.protocol import describe_interval, describe_shortly, list_protocol
+from medvqa_cli.reporting.protocol import describe_interval, describe_shortly, list_protocol, list_rules, refuse_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +29,11 @@ if TYPE_CHECKING:
 LEAD = ("Accuracy part by part. Where an interval reaches down to the baseline, the part is too small, or the model "
         "too weak, to tell the two apart.")
 Answers = dict[str, dict[str, Any]]
-TAGS = {"main": "This model", "before": "Before training", "blank": "Blank images"}
+TAGS = {"main": "This model", "before": "Before training", "blank": "Blank images",
+        "shuffled": "Another question's image", "text-only": "No image"}
+CONTROLS = ("blank", "shuffled", "text-only")
+"""Answers of the same model without the right picture: what survives is guessed, not seen."""
+NAMES = {"blank": "blank images", "shuffled": "another question's image", "text-only": "no image"}
 GROUPS = {"question_type": "Question type", "answer_type": "Answer type", "modality": "Modality", "organ": "Organ",
           "language": "Language"}
 TITLES = {**GROUPS, "ambiguity": "Ambiguity of closed questions"}
@@ -40,9 +46,9 @@ def keep_stated(answers: Mapping[str, Any]) -> tuple[Answers, list[Note]]:
         RunError: If a block is no object.
     """
     order = [*TAGS, *sorted(set(answers) - set(TAGS))]
-    stated = {tag: answers[tag] for tag in order if tag in answers and read_protocol(answers[tag])}
-    return stated, [Note(f"The numbers of “{name_tag(tag)}” are not shown: metrics.json does not say how they were "
-                         "measured.", "warning") for tag in answers if tag not in stated]
+    gaps = {tag: find_gaps(answers[tag]) for tag in order if tag in answers}
+    return ({tag: answers[tag] for tag, found in gaps.items() if not found},
+            [Note(refuse_numbers(f"“{name_tag(tag)}”", found), "warning") for tag, found in gaps.items() if found])
 
 
 def name_tag(tag: str) -> str:
@@ -66,8 +72,11 @@ def build_summary(answers: Mapping[str, Any], calibration: Mapping[str, Any], wa
     blocks += [Note(text, "warning") for text in [*_find_doubts(stated, calibration), *warnings]]
     if stated:
         blocks.append(_compare(stated))
-        blocks += [Facts(f"Protocol: {name_tag(tag).lower()}", list(list_protocol(block["protocol"])),
-                         folded=tag != "main") for tag, block in stated.items()]
+        for tag, block in stated.items():
+            name = name_tag(tag).lower()
+            blocks += [Facts(f"Protocol: {name}", list(list_protocol(block["protocol"], rules=False)),
+                             folded=tag != "main"),
+                       Facts(f"What each measure is: {name}", list(list_rules(block["protocol"])), folded=True)]
     return Section("summary", "Summary", "", blocks)
 
 
@@ -88,7 +97,7 @@ def _list_headlines(stated: Answers) -> Iterator[Headline]:
 
 
 def _list_calibration(block: Mapping[str, Any]) -> Iterator[Headline]:
-    protocol = read_protocol(block) if block else None
+    protocol = read_protocol(block, CONFIDENCE_TERMS) if block else None
     if protocol and block.get("ece") is not None:
         interval = block.get("intervals", {}).get("ece", {})
         basis = (f"{format_count(block.get('num_questions'))} yes/no questions; "
@@ -121,26 +130,42 @@ def _find_doubts(stated: Answers, calibration: Mapping[str, Any]) -> Iterator[st
 
 def _compare(stated: Answers) -> Table:
     """Put the model beside what it has to beat."""
+    main = stated.get("main", {})
+    controls = find_controls(stated, "main") if main else stated
     rows: list[list[str | Meter]] = []
-    controls = find_controls(stated, "main") if "main" in stated else stated
     for tag, block in stated.items():
         parts = [_read_part(block, kind, metric) for kind, metric in (("closed", "accuracy"), ("open", "exact_match"),
                                                                       ("open", "token_f1"))]
         label = name_tag(tag) if tag == "main" or tag in controls else f"{name_tag(tag)} ({_name_questions(block)})"
-        rows.append([label, *(meter_estimate(part) for part in parts)])
-    main = stated.get("main", {})
+        kept = measure_share(main, block) if main and tag in controls and tag != "before" else {}
+        rows.append([label, *(meter_estimate(part) for part in parts), *_say_shares(kept)])
     known = main.get("baselines") or {}
     for name, label in BASELINES.items():
         shares = [known.get(kind, {}).get(name) for kind in ("closed", "open")]
         if any(share is not None for share in shares):
-            rows.append([f"{label} (no picture)", *(Meter(format_value(share), share) for share in shares), MISSING])
+            rows.append([f"{label} (no picture)", *(Meter(format_value(share), share) for share in shares), MISSING,
+                         MISSING, MISSING])
     best = (main.get("synthetic") or {}).get("bayes_accuracy")
     if best is not None:
-        rows.append(["Best possible (Bayes)", Meter(format_value(best), best), MISSING, MISSING])
+        rows.append(["Best possible (Bayes)", Meter(format_value(best), best), MISSING, MISSING, MISSING, MISSING])
+    columns = ["Answers", "Closed accuracy", "Open exact match", "Open token F1", "Closed accuracy kept",
+               "Exact match kept"]
+    if all(row[4:] == [MISSING, MISSING] for row in rows):
+        columns, rows = columns[:4], [row[:4] for row in rows]
     protocol = next(iter(stated.values()))["protocol"]
-    columns = ["Answers", "Closed accuracy", "Open exact match", "Open token F1"]
-    return Table("Beside what it has to beat", columns, rows,
-                 _explain_comparison(stated) + f"In brackets: {describe_interval(protocol)}.")
+    return Table("Beside what it has to beat", columns, rows, f"{_explain_comparison(stated)}"
+                 f"{describe_shortly(protocol)} In brackets: {describe_interval(protocol)}.")
+
+
+def measure_share(main: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
+    """Return which share of the model's closed accuracy and open exact match other answers to the questions reach."""
+    pairs = {kind: [_read_part(block, kind, metric).value for block in (main, other)]
+             for kind, metric in (("closed", "accuracy"), ("open", "exact_match"))}
+    return {kind: other / own for kind, (own, other) in pairs.items() if own and other is not None}
+
+
+def _say_shares(kept: Mapping[str, float]) -> list[str]:
+    return [f"{100 * kept[kind]:.0f} %" if kind in kept else MISSING for kind in ("closed", "open")]
 
 
 def _name_questions(block: Mapping[str, Any]) -> str:
@@ -155,10 +180,11 @@ def _read_part(block: Mapping[str, Any], kind: str, metric: str) -> Estimate:
 def _explain_comparison(stated: Answers) -> str:
     text = ("Guesses without the picture come from the training questions: the most frequent answer, that of the same "
             "question type, that to the same question in the same words. ")
-    seen, blind = (_read_part(stated.get(tag, {}), "closed", "accuracy").value for tag in ("main", "blank"))
-    if seen and blind is not None and "blank" in find_controls(stated, "main"):
-        text = (f"With blank images the model keeps {100 * blind / seen:.0f} % of its closed accuracy: that much is "
-                "guessed, not seen. ") + text
+    same = find_controls(stated, "main") if "main" in stated else {}
+    shares = {tag: measure_share(stated["main"], same[tag]) for tag in CONTROLS if tag in same}
+    kept = [f"{100 * found['closed']:.0f} % with {NAMES[tag]}" for tag, found in shares.items() if "closed" in found]
+    if kept:
+        text = f"Of its closed accuracy the model keeps {', '.join(kept)}: that much is guessed, not seen. {text}"
     return text
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.reporting.blocks import Facts, Note, Plots, Section, Table
-from medvqa_cli.reporting.estimates import read_bins, read_protocol
+from medvqa_cli.reporting.charts import About
+from medvqa_cli.reporting.confidence import draw_outcomes, draw_risk_coverage
+from medvqa_cli.reporting.estimates import CONFIDENCE_TERMS, find_gaps, read_bins
 from medvqa_cli.reporting.figures import draw_probabilities, draw_reliability
 from medvqa_cli.reporting.formatting import MISSING, format_count, format_value
 from medvqa_cli.reporting.protocol import (
@@ -14,6 +16,14 @@ from medvqa_cli.reporting.protocol import (
     describe_shortly,
     list_protocol,
     name_metric,
+    refuse_numbers,
+)
+from medvqa_cli.reporting.trust import (
+    build_abstention,
+    build_recalibration,
+    name_source,
+    show_measure,
+    tabulate_sources,
 )
 
 if TYPE_CHECKING:
@@ -21,50 +31,82 @@ if TYPE_CHECKING:
 
     from medvqa_cli.reporting.blocks import Block
     from medvqa_cli.reporting.estimates import Bin
+    from medvqa_cli.reporting.figures import Figure
 
 MEANINGS = {
-    "accuracy": "share of questions whose majority answer is right",
-    "mean_confidence": "mean share of the majority answer",
+    "accuracy": "share of questions whose answer is right",
+    "mean_confidence": "mean confidence in the answer",
     "ece": "mean distance of confidence and accuracy; 0 is best",
     "bias_floor": "what a perfectly calibrated model would show here: the part that is chance",
     "ece_debiased": "the ECE without what chance is expected to add; may fall below 0",
     "mce": "the worst bin, however few answers it holds",
     "overconfidence": "part of the ECE from bins that are too sure",
     "underconfidence": "part of the ECE from bins that are not sure enough",
-    "brier": "mean squared distance of p(yes) and the truth; 0 is best, 0.25 is a coin",
+    "brier": "mean squared distance of confidence and being right; 0 is best, 0.25 is a coin",
     "nll": "mean negative log-probability of being right or wrong; 0 is best, 0.693 is a coin",
     "auroc": "chance that a right answer is surer than a wrong one; 0.5 is none",
     "aurc": "share of wrong answers among the surest, averaged over how many are given; 0 is best",
-    "valid_response_rate": "share of sampled answers that say yes or no",
+    "valid_response_rate": "share of answers that could be read",
 }
-LEAD = "If the model is 80 % sure, is it right 80 % of the time? Each yes/no question is answered many times."
+LEAD = "If the model is 80 % sure, is it right 80 % of the time?"
+UNMEASURED = "Confidence is not measured in this run yet: `medvqa eval calibration`."
 
 
-def build_calibration(block: Mapping[str, Any], details: Sequence[Mapping[str, Any]]) -> Section:
-    """Return the section. `block` is the calibration metrics, `details` what each question's sampled answers say.
+def build_calibration(block: Mapping[str, Any], details: Sequence[Mapping[str, Any]],
+                      others: Mapping[str, Mapping[str, Any]] | None = None) -> Section:
+    """Return the section.
+
+    Args:
+        block: The calibration metrics that are shown in full.
+        details: What each of its questions' answers say.
+        others: Calibration metrics of other sources of confidence, or of other splits, by name.
 
     Raises:
         RunError: If the metrics have another shape.
     """
     if not block:
-        return Section("calibration", "Calibration", LEAD,
-                       [Note("Confidence is not measured in this run yet: `medvqa eval calibration`.")])
-    protocol = read_protocol(block)
-    if protocol is None:
-        return Section("calibration", "Calibration", LEAD, [Note(
-            "The numbers are not shown: metrics.json does not say how they were measured.", "warning")])
-    bins = read_bins(block)
-    figures = [draw_reliability(bins, _note_error(block), "Confidence against accuracy",
-                                _caption_reliability(block, protocol))]
-    points = find_ambiguous(details)
-    if points:
-        figures.append(draw_probabilities(points, "Ambiguous questions", _caption_truth(block, len(points))))
-    blocks: list[Block] = [Plots(figures), _tabulate(block, protocol)]
+        return Section("calibration", "Calibration", LEAD, [Note(UNMEASURED)])
+    if gaps := find_gaps(block, CONFIDENCE_TERMS):
+        return Section("calibration", "Calibration", LEAD, [Note(refuse_numbers("the calibration", gaps), "warning")])
+    protocol = block["protocol"]
+    blocks: list[Block] = [Plots(list(_draw_figures(block, protocol, details))), _tabulate(block, protocol)]
     if block.get("questions_without_valid_answer"):
         blocks.append(Note(f"{format_count(block['questions_without_valid_answer'])} questions have no sampled answer "
                            "that says yes or no: they count as wrong with confidence 0.5.", "warning"))
-    blocks += [_tabulate_bins(bins), Facts("Protocol: calibration", list(list_protocol(protocol)), folded=True)]
-    return Section("calibration", "Calibration", LEAD, blocks)
+    blocks += [*build_recalibration(block), *build_abstention(block), *_list_sources(block, others or {}),
+               _tabulate_bins(read_bins(block)),
+               Facts("Protocol: calibration", list(list_protocol(protocol)), folded=True)]
+    return Section("calibration", "Calibration", f"{LEAD} Confidence by {name_source(block)}.", blocks)
+
+
+def _draw_figures(block: Mapping[str, Any], protocol: Mapping[str, Any],
+                  details: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
+    yield draw_reliability(read_bins(block), _note_error(block), "Confidence against accuracy",
+                           _caption_reliability(block, protocol))
+    sure = [(row["confidence"], row["is_correct"]) for row in details
+            if row.get("confidence") is not None and "is_correct" in row]
+    if sure:
+        yield draw_outcomes(About("confidences", "Confidence of right and wrong answers",
+                                  f"{_count(block)}, right ones upwards, wrong ones downwards. "
+                                  f"{describe_shortly(protocol)}"), sure)
+    points = [(point["coverage"], point["risk"]) for point in block.get("risk_coverage", ())]
+    if points:
+        yield draw_risk_coverage(About("risk-coverage", "What abstaining buys", (
+            "How many answers are wrong if only the surest are given. Area under the curve (AURC): "
+            f"{show_measure(block, 'aurc')}. {describe_shortly(protocol)}")), points)
+    truths = find_ambiguous(details)
+    if truths:
+        yield draw_probabilities(truths, "Ambiguous questions", _caption_truth(block, len(truths)))
+
+
+def _list_sources(block: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
+    """Yield the sources side by side, and a warning for each whose numbers cannot be shown."""
+    gaps = {name: found for name, other in others.items() if (found := find_gaps(other, CONFIDENCE_TERMS))}
+    stated = {name: other for name, other in others.items() if name not in gaps}
+    if stated:
+        yield tabulate_sources({"calibration": block, **stated})
+    for name, found in gaps.items():
+        yield Note(refuse_numbers(f"“{name}”", found), "warning")
 
 
 def find_ambiguous(details: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
@@ -82,7 +124,8 @@ def _note_error(block: Mapping[str, Any]) -> str:
 
 def _caption_reliability(block: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
     return ("One mark a bin of confidence, its area by the number of answers below; the orange bar is the gap to "
-            f"perfect calibration. {describe_floor(block)} {describe_shortly(protocol)}")
+            f"perfect calibration, the thin line the accuracy's interval ({describe_interval(protocol)}). "
+            f"{describe_floor(block)} {describe_shortly(protocol)}")
 
 
 def _caption_truth(block: Mapping[str, Any], count: int) -> str:
@@ -95,14 +138,15 @@ def _caption_truth(block: Mapping[str, Any], count: int) -> str:
 
 def _tabulate(block: Mapping[str, Any], protocol: Mapping[str, Any]) -> Table:
     rows = [[name_metric(name), text, MEANINGS[name]] for name, text in list_measures(block)]
-    return Table("Measures", ["Measure", "Value", "What it says"], rows,
-                 f"{format_count(block.get('num_questions'))} questions on {format_count(protocol.get('images'))} "
-                 f"images{_count_samples(block)}. {describe_shortly(protocol)} In "
-                 f"brackets: {describe_interval(protocol)}.", textual=("What it says",))
+    return Table("Measures of confidence", ["Measure", "Value", "What it says"], rows,
+                 f"{_count(block)}. {describe_shortly(protocol)} In brackets: {describe_interval(protocol)}.",
+                 textual=("What it says",))
 
 
-def _count_samples(block: Mapping[str, Any]) -> str:
-    return f", {format_count(block['num_samples'])} answers each" if block.get("num_samples") else ""
+def _count(block: Mapping[str, Any]) -> str:
+    images = format_count(block["protocol"].get("images"))
+    text = f"{format_count(block.get('num_questions'))} questions on {images} images"
+    return f"{text}, {format_count(block['num_samples'])} answers each" if block.get("num_samples") else text
 
 
 def list_measures(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -116,7 +160,7 @@ def list_measures(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _tabulate_bins(bins: Sequence[Bin]) -> Table:
     rows = [[f"({format_value(item.lower, digits=2)}, {format_value(item.upper, digits=2)}]", format_count(item.count),
-             format_value(item.confidence), format_value(item.accuracy), _show_gap(item)]
+             format_value(item.confidence), format_value(item.accuracy, item.low, item.high), _show_gap(item)]
             for item in bins if item.count]
     return Table("Bins", ["Confidence", "Answers", "Mean confidence", "Accuracy", "Confidence minus accuracy"], rows,
                  "Bins without an answer are left out.", folded=True)

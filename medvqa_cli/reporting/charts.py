@@ -27,7 +27,7 @@ class About(NamedTuple):
 
 
 def draw_shares(about: About, rows: Sequence[str], series: Mapping[str, Sequence[float | None]], *,
-                label: str = "share of the questions", limit: float | None = None) -> Figure:
+                label: str = "share of the questions", limit: float | None = None, inline_only: bool = True) -> Figure:
     """Draw a line of marks for each row: the share (0-1) of each series, whose length is that of `rows`.
 
     Args:
@@ -36,6 +36,7 @@ def draw_shares(about: About, rows: Sequence[str], series: Mapping[str, Sequence
         series: Name -> shares; None draws no mark.
         label: What the shares are.
         limit: A share to be marked by a line.
+        inline_only: For the page alone, without files.
     """
     from matplotlib.ticker import PercentFormatter
 
@@ -62,7 +63,7 @@ def draw_shares(about: About, rows: Sequence[str], series: Mapping[str, Sequence
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.tick_params(axis="y", length=0)
         _add_legend(canvas, axes, series)
-        return finish_figure(canvas, *about, inline_only=True)
+        return finish_figure(canvas, *about, inline_only=inline_only)
 
 
 def draw_histogram(about: About, series: Mapping[str, Mapping[int, int]], label: str) -> Figure:
@@ -105,7 +106,8 @@ def _find_quantile(counts: Mapping[int, int], share: float) -> int:
 
 
 def draw_matrix(about: About, rows: Sequence[str], columns: Sequence[str],
-                cells: Mapping[tuple[str, str], tuple[float, str]]) -> Figure:
+                cells: Mapping[tuple[str, str], tuple[float, str]], *, colour: str = "orange",
+                inline_only: bool = True) -> Figure:
     """Draw a table of fields, the darker the larger their share (0-1), each with its text.
 
     Args:
@@ -113,15 +115,17 @@ def draw_matrix(about: About, rows: Sequence[str], columns: Sequence[str],
         rows: Names, from the top.
         columns: Names, from the left.
         cells: Row and column -> share and text; others stay empty.
+        colour: Of `COLOURS`.
+        inline_only: For the page alone, without files.
     """
     with begin_figure() as canvas_class:
         canvas = canvas_class(figsize=(WIDTH, 0.8 + 0.72 * len(rows)))
         axes = canvas.subplots()
         for (row, column), (share, text) in cells.items():
             x, y = columns.index(column), rows.index(row)
-            colour, strength = ("orange", 0.12 + 0.68 * share) if share else ("grid", 0.35)
+            shade, strength = (colour, 0.1 + 0.5 * share) if share else ("grid", 0.35)
             axes.fill([x - 0.47, x + 0.47, x + 0.47, x - 0.47], [y - 0.45, y - 0.45, y + 0.45, y + 0.45],
-                      color=COLOURS[colour], alpha=strength, linewidth=0)
+                      color=COLOURS[shade], alpha=strength, linewidth=0)
             axes.text(x, y, text, ha="center", va="center", linespacing=1.35)
         axes.set_xticks(range(len(columns)), [shorten_label(column, 22) for column in columns])
         axes.set_yticks(range(len(rows)), [shorten_label(row, 22) for row in rows])
@@ -131,7 +135,7 @@ def draw_matrix(about: About, rows: Sequence[str], columns: Sequence[str],
         axes.tick_params(length=0)
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
-        return finish_figure(canvas, *about, inline_only=True)
+        return finish_figure(canvas, *about, inline_only=inline_only)
 
 
 def draw_bars(about: About, bars: Mapping[str, int], label: str, unit: str) -> Figure:
@@ -149,6 +153,33 @@ def draw_bars(about: About, bars: Mapping[str, int], label: str, unit: str) -> F
         axes.grid(visible=False, axis="x")
         axes.locator_params(axis="y", integer=True)
         return finish_figure(canvas, *about, inline_only=True)
+
+
+class Difference(NamedTuple):
+    """A difference of two systems and its interval, as shares (-1 to 1); without bounds where there are none."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+def draw_differences(about: About, rows: Sequence[Difference]) -> Figure:
+    """Draw one mark a difference with its interval, from the top, beside a line at zero."""
+    with begin_figure() as canvas_class:
+        canvas = canvas_class(figsize=(WIDTH, 0.9 + 0.27 * len(rows)))
+        axes = canvas.subplots()
+        places = list(range(len(rows)))[::-1]
+        axes.axvline(0, color=COLOURS["ink"], linewidth=1, linestyle=(0, (2, 2)))
+        for place, row in zip(places, rows, strict=True):
+            if row.low is not None and row.high is not None:
+                axes.hlines(place, row.low, row.high, color=COLOURS["blue"], linewidth=1.4)
+        axes.plot([row.value for row in rows], places, linestyle="none", marker="o", markersize=5,
+                  color=COLOURS["blue"], markeredgewidth=0)
+        axes.set_yticks(places, [shorten_label(row.name, 38) for row in rows])
+        axes.set(ylim=(-0.6, len(rows) - 0.4), xlabel="difference (second minus first)")
+        axes.tick_params(axis="y", length=0)
+        return finish_figure(canvas, *about)
 
 
 def _add_legend(canvas: Any, axes: Any, series: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.reporting.answers import build_results, build_summary, keep_stated, name_tag
 from medvqa_cli.reporting.blocks import Note, Section
 from medvqa_cli.reporting.calibration import build_calibration
+from medvqa_cli.reporting.closed import build_closed
 from medvqa_cli.reporting.data import build_data, list_findings
 from medvqa_cli.reporting.estimates import find_metric
 from medvqa_cli.reporting.formatting import format_count
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 class Contents:
     """A run's files, empty where it has none.
 
-    `predictions` are by tag; `absent` maps what is missing to what makes it.
+    `predictions` are by tag; `details` are those of the calibration that is shown in full, `confusion` and `routes` as
+    in `closed.build_closed`; `absent` maps what is missing to what makes it.
     """
 
     name: str
@@ -39,22 +41,28 @@ class Contents:
     predictions: Mapping[str, Sequence[Prediction]] = field(default_factory=dict)
     scores: Sequence[Mapping[str, Any]] = ()
     details: Sequence[Mapping[str, Any]] = ()
+    confusion: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    routes: Sequence[Mapping[str, Any]] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
 
 
-def build_sections(contents: Contents, gallery: Gallery | None) -> list[Section]:
-    """Return the report's sections in reading order.
+def build_sections(contents: Contents, gallery: Gallery | None, beside: Sequence[Section] = ()) -> list[Section]:
+    """Return the report's sections in reading order; `beside` are those on other systems.
 
     Raises:
         RunError: If a file has another shape than this version writes.
     """
-    answers, calibration = contents.metrics.get("answers", {}), contents.metrics.get("calibration", {})
+    answers = contents.metrics.get("answers", {})
+    name, calibration = choose_calibration(contents.metrics)
+    others = {key: block for key, block in contents.metrics.items() if key.startswith("calibration") and key != name}
     questions = [gallery] if gallery else [Note("No question is answered in this run yet: `medvqa infer`.")]
     return [
         build_summary(answers, calibration, list_warnings(contents)),
         build_results(answers),
+        *beside,
+        build_closed(answers.get("main", {}), contents.confusion, contents.routes),
+        build_calibration(calibration, contents.details, others),
         build_training(contents.events),
-        build_calibration(calibration, contents.details),
         build_data(contents.analysis, contents.manifest.get("data", {})),
         Section("questions", "Questions", "", questions),
         build_provenance({key: value for key, value in contents.manifest.items() if key != "data"}, contents.settings,
@@ -62,11 +70,21 @@ def build_sections(contents: Contents, gallery: Gallery | None) -> list[Section]
     ]
 
 
+def choose_calibration(metrics: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return name and block of the calibration that is shown in full: of sampled answers on the test split, if there.
+
+    Else the first there is; an empty block if there is none.
+    """
+    names = ["calibration", *sorted(key for key in metrics if key.startswith("calibration-"))]
+    name = next((name for name in names if metrics.get(name)), "calibration")
+    return name, metrics.get(name, {})
+
+
 def list_warnings(contents: Contents) -> list[str]:
     """Return what is known against data and training: found before it, in it, where answers were made; each once."""
     stated, _ = keep_stated(contents.metrics.get("answers", {}))
     protocols = [block["protocol"] for block in stated.values()]
-    protocols.append(contents.metrics.get("calibration", {}).get("protocol") or {})
+    protocols.append(choose_calibration(contents.metrics)[1].get("protocol") or {})
     manifest = contents.manifest
     found = [*list_findings(contents.analysis), *manifest.get("data", {}).get("warnings", ()),
              *manifest.get("warnings", ())]
@@ -90,22 +108,29 @@ def describe_run(contents: Contents) -> str:
 def list_entries(contents: Contents) -> list[Entry]:
     """Return every answered question with its outcome, its confidence and the other answers to it."""
     correct = {_name_score(row): find_metric(row["values"], "accuracy") for row in contents.scores}
-    details = {row["question_id"]: row for row in contents.details}
+    split = (choose_calibration(contents.metrics)[1].get("protocol") or {}).get("split")
+    details = {(split, row["question_id"]): row for row in contents.details}
     others = {tag: {_identify(item): item.answer for item in rows}
               for tag, rows in contents.predictions.items() if tag != "main"}
     return [_make_entry(prediction, correct, details, others) for prediction in contents.predictions.get("main", ())]
 
 
 def _make_entry(prediction: Prediction, correct: Mapping[tuple[str, ...], float | None],
-                details: Mapping[str, Mapping[str, Any]], others: Mapping[str, Mapping[tuple[str, ...], str]]) -> Entry:
-    detail = details.get(prediction.sample.question_id)
+                details: Mapping[tuple[Any, str], Mapping[str, Any]],
+                others: Mapping[str, Mapping[tuple[str, ...], str]]) -> Entry:
+    sample = prediction.sample
+    detail = details.get((sample.split, sample.question_id), details.get((None, sample.question_id)))
     key = _identify(prediction)
     value = correct.get(key, correct.get(key[2:]))
     outcome = "not scored" if value is None else "right" if value >= 1 else "wrong"
     confidence, basis = _find_confidence(prediction, detail)
     lines = [(name_tag(tag), answers[key]) for tag, answers in others.items() if key in answers]
-    if detail is not None:
+    if detail is not None and sum(detail.get(f"{name}_count", 0) for name in ("yes", "no", "unknown")):
         lines.append(("Sampled", _say_votes(detail)))
+    if prediction.abstains:
+        lines.append(("Abstains", "less sure than was asked for"))
+    if prediction.route:
+        lines.append(("Chosen from", ", ".join(prediction.candidates or ())))
     return Entry(prediction, outcome, confidence, basis, tuple(lines))
 
 
@@ -121,9 +146,12 @@ def _identify(prediction: Prediction) -> tuple[str, ...]:
 
 def _find_confidence(prediction: Prediction, detail: Mapping[str, Any] | None) -> tuple[float | None, str]:
     """Return how sure the model is of the answer it gave: by its sampled answers, else by the answer's probability."""
+    if prediction.confidence is not None:
+        return prediction.confidence, "as stated with the answer"
     answer = prediction.answer.strip(" .").lower()
-    if detail is not None and detail.get("is_valid", True) and answer in ("yes", "no"):
-        return detail[f"p_{answer}"], "share of the samples"
+    share = detail.get(f"p_{answer}") if detail is not None and detail.get("is_valid", True) else None
+    if share is not None:
+        return share, "share of the samples"
     if prediction.candidates and prediction.answer in prediction.candidates:
         return prediction.candidates[prediction.answer], "among the candidates"
     if prediction.logprob is not None and math.isfinite(prediction.logprob):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,11 @@ from medvqa_cli.errors import RunError
 
 BASELINES = {"majority": "Majority answer", "majority_per_question_type": "Majority per question type",
              "same_question_text": "Same question in training"}
+ANSWER_TERMS = ("dataset", "split", "languages", "closed_definition", "prompt", "candidates", "decoding", "profiles",
+                "rules", "judge", "encoder", "n", "images", "excluded", "intervals")
+"""What the protocol of scored answers says (`evaluation.protocol.REQUIRED`); a term may be None: "not stated"."""
+CONFIDENCE_TERMS = ("dataset", "split", "n", "images", "rules", "num_bins", "intervals", "inference")
+"""What the protocol of a calibration says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +48,18 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """A confidence bin (lower, upper]; accuracy and mean confidence are None where it is empty."""
+    """A confidence bin (lower, upper]; accuracy and mean confidence are None where it is empty.
+
+    `low` and `high` are the interval of the accuracy, None where it is not known.
+    """
 
     lower: float
     upper: float
     count: int
     accuracy: float | None
     confidence: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 def find_metric(values: Mapping[str, Any], metric: str) -> Any:
@@ -78,8 +88,8 @@ def read_estimate(block: Mapping[str, Any], metric: str) -> Estimate:
         raise _refuse_shape(f"'{metric}'") from error
 
 
-def read_protocol(block: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return how a block's numbers were measured, or None: then they must not be shown.
+def find_gaps(block: Mapping[str, Any], required: Sequence[str] = ANSWER_TERMS) -> list[str]:
+    """Return what the protocol of a block leaves unsaid; the numbers of a block with gaps must not be shown.
 
     Raises:
         RunError: If the block is no object.
@@ -87,7 +97,19 @@ def read_protocol(block: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if not isinstance(block, Mapping):
         raise _refuse_shape("a block of metrics")
     protocol = block.get("protocol")
-    return protocol if isinstance(protocol, Mapping) and protocol else None
+    return [name for name in required if not isinstance(protocol, Mapping) or name not in protocol]
+
+
+def read_protocol(block: Mapping[str, Any], required: Sequence[str] = ANSWER_TERMS) -> Mapping[str, Any] | None:
+    """Return how a block's numbers were measured, or None if that is not said in full: then they must not be shown.
+
+    Raises:
+        RunError: If the block is no object.
+    """
+    if find_gaps(block, required):
+        return None
+    protocol: Mapping[str, Any] = block["protocol"]
+    return protocol
 
 
 def find_controls(answers: Mapping[str, Mapping[str, Any]], tag: str) -> dict[str, Mapping[str, Any]]:
@@ -137,8 +159,8 @@ def read_bins(block: Mapping[str, Any]) -> list[Bin]:
         RunError: If they have another shape.
     """
     try:
-        return [Bin(item["bin_lower"], item["bin_upper"], item["bin_size"], item["accuracy"], item["confidence"])
-                for item in block.get("bin_data", ())]
+        return [Bin(item["bin_lower"], item["bin_upper"], item["bin_size"], item["accuracy"], item["confidence"],
+                    item.get("accuracy_low"), item.get("accuracy_high")) for item in block.get("bin_data", ())]
     except (KeyError, TypeError) as error:
         raise _refuse_shape("'bin_data'") from error
 

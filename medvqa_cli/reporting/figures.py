@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.reporting.glyphs import list_fonts, mark_unshown
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from medvqa_cli.reporting.estimates import Bin, Slice
 
@@ -28,7 +31,7 @@ class Figure:
     """One figure: its file name, what it shows in a sentence, and its three forms.
 
     `inline` goes into a page (text as text, colours as CSS variables); `svg` and `png` are files of their own, empty
-    where a figure has none.
+    where a figure has none. `unshown` maps marks in these files to the text they stand for, where no font has it.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Figure:
     inline: str
     svg: str
     png: bytes
+    unshown: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -46,7 +50,7 @@ def begin_figure() -> Iterator[Any]:
     from matplotlib.figure import Figure as Canvas
 
     muted, ink = COLOURS["muted"], COLOURS["ink"]
-    look = {"svg.hashsalt": "medvqa", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9,
+    look = {"svg.hashsalt": "medvqa", "font.family": list(list_fonts()), "font.size": 9,
             "axes.edgecolor": muted, "axes.labelcolor": ink, "text.color": ink, "xtick.color": muted,
             "ytick.color": muted, "xtick.labelcolor": ink, "ytick.labelcolor": ink, "axes.linewidth": 0.8,
             "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": COLOURS["grid"],
@@ -62,19 +66,24 @@ def finish_figure(canvas: Any, name: str, title: str, caption: str, *, inline_on
 
     def save(kind: str, text: str, **options: Any) -> bytes:
         with mpl.rc_context({"svg.fonttype": text}), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # the page shows what the font of the files cannot
+            warnings.filterwarnings("ignore", "Glyph")  # the page's font has it, and the files have a mark for it
             stream = io.BytesIO()
             canvas.savefig(stream, format=kind, **options)
             return stream.getvalue()
 
+    def describe(marks: Mapping[str, str]) -> str:
+        return caption + "".join(f" {mark} is {text}." for mark, text in marks.items())
+
     undated = {"Date": None, "Title": title}
-    inline = save("svg", "none", metadata=undated, transparent=True).decode()
+    inline = embed_svg(save("svg", "none", metadata=undated, transparent=True).decode(), name, f"{title}. {caption}")
     if inline_only:
-        return Figure(name, title, caption, embed_svg(inline, name, f"{title}. {caption}"), "", b"")
+        return Figure(name, title, caption, inline, "", b"")
     canvas.set_layout_engine("none")  # it is found; finding it anew for each form would cost a third of the time
-    alone = save("svg", "path", metadata=undated, facecolor="white").decode()
-    return Figure(name, title, caption, embed_svg(inline, name, f"{title}. {caption}"), alone,
-                  save("png", "path", metadata={"Software": None}, dpi=200, facecolor="white"))
+    marks = mark_unshown(canvas)
+    alone = save("svg", "path", metadata={**undated, "Description": describe(marks)}, facecolor="white").decode()
+    png = save("png", "path", metadata={"Software": None, "Title": title, "Description": describe(marks)}, dpi=200,
+               facecolor="white")
+    return Figure(name, title, caption, inline, alone, png, marks)
 
 
 def embed_svg(svg: str, name: str, description: str) -> str:
@@ -97,9 +106,11 @@ def draw_reliability(bins: Sequence[Bin], note: str, title: str, caption: str) -
     with begin_figure() as canvas_class:
         canvas = canvas_class(figsize=(WIDTH, 4.7))
         top, bottom = canvas.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
-        _draw_diagonal(top, "perfect calibration")
+        draw_diagonal(top, "perfect calibration")
         for item in filled:
             top.vlines(item.confidence, item.confidence, item.accuracy, color=COLOURS["orange"], linewidth=3, alpha=0.5)
+            if item.low is not None and item.high is not None:
+                top.vlines(item.confidence, item.low, item.high, color=COLOURS["ink"], linewidth=0.9)
         total = sum(item.count for item in filled) or 1
         top.scatter([item.confidence for item in filled], [item.accuracy for item in filled], zorder=3, clip_on=False,
                     s=[20 + 160 * item.count / total for item in filled], color=COLOURS["blue"], label="one bin")
@@ -117,7 +128,8 @@ def draw_reliability(bins: Sequence[Bin], note: str, title: str, caption: str) -
         return finish_figure(canvas, "reliability", title, caption)
 
 
-def _draw_diagonal(axes: Any, label: str) -> None:
+def draw_diagonal(axes: Any, label: str) -> None:
+    """Draw the line on which both axes, each 0-1, are equal."""
     axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linestyle=(0, (4, 3)), linewidth=1, label=label)
 
 
@@ -154,8 +166,16 @@ def _draw_interval(axes: Any, place: int, item: Slice) -> None:
 
 
 def shorten_label(text: str, length: int = 24) -> str:
-    """Return a name that fits beside an axis, its end cut off if it is longer."""
-    return text if len(text) <= length else text[:length - 1] + "…"
+    """Return a name that fits beside an axis, its end cut off if it is longer; a wide (Chinese) character counts 2."""
+    if sum(map(_measure_width, text)) <= length:
+        return text
+    while sum(map(_measure_width, text)) > length - 1:
+        text = text[:-1]
+    return text + "…"
+
+
+def _measure_width(character: str) -> int:
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def draw_loss(training: Sequence[tuple[float, float]], validation: Sequence[tuple[float, float]], title: str,
@@ -179,7 +199,7 @@ def draw_probabilities(points: Sequence[tuple[float, float]], title: str, captio
     with begin_figure() as canvas_class:
         canvas = canvas_class(figsize=(WIDTH, 4.2))
         axes = canvas.subplots()
-        _draw_diagonal(axes, "model = truth")
+        draw_diagonal(axes, "model = truth")
         axes.plot(*zip(*points, strict=True), linestyle="none", marker="o", markersize=5, markeredgewidth=0,
                   alpha=0.45, color=COLOURS["blue"], label="one question")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="truth: probability of “yes”",

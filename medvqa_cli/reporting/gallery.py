@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.reporting.blocks import Gallery
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from medvqa_cli.records import Prediction
 
 WRONG_SHARE = 0.6
-FILTERS = {"outcome": "Outcome", "type": "Question type", "kind": "Answer type", "modality": "Modality"}
+FILTERS = {"outcome": "Outcome", "type": "Question type", "kind": "Answer type", "modality": "Modality",
+           "organ": "Organ", "language": "Language"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +61,42 @@ def _draw(entry: Entry) -> str:
 
 
 def build_gallery(shown: Sequence[Entry], everything: Sequence[Entry], thumbnails: Mapping[str, bytes]) -> Gallery:
-    """Return the gallery of `shown`, chosen from `everything`; `thumbnails` maps image path to file bytes."""
+    """Return the gallery of `shown`, chosen from `everything`; `thumbnails` maps image path to file bytes.
+
+    Empty bytes stand for a picture that has no room in the page.
+    """
     keys = {path: f"p{number}" for number, path in enumerate(dict.fromkeys(entry.picture for entry in shown))
-            if path in thumbnails}
-    questions = [_describe(entry, keys) for entry in shown]
+            if thumbnails.get(path)}
+    crowded = {path for path, picture in thumbnails.items() if not picture}
+    questions = [_describe(entry, keys, crowded) for entry in shown]
     filters = {name: (label, values) for name, label in FILTERS.items()
                if len(values := sorted({str(question[name]) for question in questions} - {""})) > 1}
-    return Gallery(_say_shown(shown, everything), questions,
+    note = _say_shown(shown, everything)
+    if crowded:
+        number = sum(entry.picture in crowded for entry in shown)
+        note += f" {number:,} of them are without their picture: the page would be too large."
+    return Gallery(note, questions,
                    {key: embed_picture(thumbnails[path]) for path, key in keys.items()}, filters)
 
 
-def _describe(entry: Entry, keys: Mapping[str, str]) -> dict[str, Any]:
+def _describe(entry: Entry, keys: Mapping[str, str], crowded: Container[str]) -> dict[str, Any]:
     sample = entry.prediction.sample
     tags = [sample.question_type, sample.answer_type, sample.modality, sample.organ]
     return {"id": sample.question_id, "question": sample.question, "gold": sample.answer,
             "answer": entry.prediction.answer, "others": [list(other) for other in entry.others],
             "outcome": entry.outcome, "confidence": None if entry.confidence is None else round(entry.confidence, 4),
             "basis": entry.basis, "type": sample.question_type, "kind": sample.answer_type,
-            "modality": sample.modality, "tags": [tag for tag in dict.fromkeys(tags) if tag],
+            "modality": sample.modality, "organ": sample.organ, "language": sample.language,
+            "tags": [tag for tag in dict.fromkeys(tags) if tag],
             "picture": keys.get(entry.picture, ""),
-            "absent": "The picture could not be read." if entry.picture else "This question has no picture.",
+            "absent": _explain_absence(entry, crowded),
             "alt": f"{sample.modality or 'Picture'} {sample.image_id}"}
+
+
+def _explain_absence(entry: Entry, crowded: Container[str]) -> str:
+    if not entry.picture:
+        return "This question has no picture."
+    return "Left out: the page would be too large." if entry.picture in crowded else "The picture could not be read."
 
 
 def _say_shown(shown: Sequence[Entry], everything: Sequence[Entry]) -> str:

@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.reporting.formatting import format_count, format_value, name_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 UNSTATED = "not stated"
+
+
+def refuse_numbers(what: str, gaps: Sequence[str]) -> str:
+    """Return why numbers are not shown: what their protocol does not say, and what to do."""
+    return (f"The numbers of {what} are not shown: metrics.json does not say how they were measured (missing: "
+            f"{', '.join(gaps)}). Score the run again: `medvqa eval`.")
 
 
 def describe_shortly(protocol: Mapping[str, Any], rule: str = "") -> str:
@@ -48,8 +54,8 @@ def describe_interval(protocol: Mapping[str, Any]) -> str:
             f"resamples, seed {intervals['seed']}")
 
 
-def list_protocol(protocol: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield everything a protocol says, as terms and texts."""
+def list_protocol(protocol: Mapping[str, Any], *, rules: bool = True) -> Iterator[tuple[str, str]]:
+    """Yield everything a protocol says, as terms and texts; without `rules` not what each measure is."""
     inference = protocol.get("inference", {})
     yield "Data set", str(protocol.get("dataset", "not stated"))
     yield "Split", str(protocol.get("split", "not stated"))
@@ -64,11 +70,16 @@ def list_protocol(protocol: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _list_scoring(protocol)
     if protocol.get("normalizer"):
         yield "Text normalizer", f"profile “{protocol['normalizer']}”"
-    for metric, rule in protocol.get("rules", {}).items():
-        yield name_metric(metric), str(rule)
+    if rules:
+        yield from list_rules(protocol)
     if protocol.get("num_bins"):
         yield "Bins", f"{protocol['num_bins']} of equal width, each (lower, upper]"
     yield "Intervals", describe_interval(protocol)
+
+
+def list_rules(protocol: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what each measure is, by its name."""
+    yield from ((name_metric(metric), str(rule)) for metric, rule in protocol.get("rules", {}).items())
 
 
 def _list_scoring(protocol: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -165,8 +176,11 @@ def _describe_pictures(inference: Mapping[str, Any]) -> str:
 METRICS = {"ece": "Calibration error (ECE)", "mce": "Largest bin error (MCE)", "brier": "Brier score",
            "token_f1": "Token F1", "bias_floor": "ECE of a perfect model", "p_yes": "Probability of yes",
            "ece_debiased": "ECE less chance", "ece_equal_mass": "ECE over equal-mass bins",
-           "nll": "Log-likelihood loss", "auroc": "AUROC of confidence",
-           "aurc": "Risk over all coverages (AURC)", "excess_aurc": "Excess AURC"}
+           "nll": "Log-likelihood loss", "auroc": "AUROC",
+           "aurc": "Risk over all coverages (AURC)", "excess_aurc": "Excess AURC",
+           "ppv": "PPV", "npv": "NPV", "mcc": "MCC", **{f"bleu_{order}": f"BLEU-{order}" for order in range(1, 5)},
+           **{f"rouge_{kind}{part}": f"ROUGE-{kind.upper()}{part.replace('_', ' ')}" for kind in ("1", "2", "l")
+              for part in ("", "_precision", "_recall")}}
 
 
 def name_metric(key: str) -> str:

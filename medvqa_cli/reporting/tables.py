@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.reporting.calibration import list_measures
-from medvqa_cli.reporting.estimates import BASELINES, find_metric, read_estimate, read_protocol
+from medvqa_cli.reporting.estimates import BASELINES, CONFIDENCE_TERMS, find_metric, read_estimate, read_protocol
 from medvqa_cli.reporting.formatting import MISSING, format_count, format_value
 from medvqa_cli.reporting.protocol import describe_interval, describe_shortly, name_metric
 
@@ -70,7 +70,7 @@ def summarize_calibration(block: Mapping[str, Any]) -> list[Row]:
     Raises:
         RunError: If the block has another shape.
     """
-    if read_protocol(block) is None:
+    if read_protocol(block, CONFIDENCE_TERMS) is None:
         return []
     return [("Questions", format_count(block.get("num_questions"))),
             *([("Answers a question", format_count(block["num_samples"]))] if block.get("num_samples") else []),
@@ -79,8 +79,8 @@ def summarize_calibration(block: Mapping[str, Any]) -> list[Row]:
 
 def describe_protocol(block: Mapping[str, Any]) -> str:
     """Return the line that belongs under a table: data, split, decoding, and what the brackets are."""
-    protocol = read_protocol(block)
-    return "" if protocol is None else f"{describe_shortly(protocol)} In brackets: {describe_interval(protocol)}."
+    protocol = block.get("protocol")
+    return f"{describe_shortly(protocol)} In brackets: {describe_interval(protocol)}." if protocol else ""
 
 
 def _list_parts(block: Mapping[str, Any]) -> Iterator[Row]:

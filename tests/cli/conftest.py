@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from medvqa_cli import plugins
 from medvqa_cli.cli.app import app
+from medvqa_cli.reporting.estimates import CONFIDENCE_TERMS
 from medvqa_cli.runs import Run, create_run
 from medvqa_cli.settings.schema import make_settings, to_tree
 
@@ -31,7 +32,9 @@ class QuickstartResult:
 
 
 CALIBRATION = {"intervals": {}, "bin_data": [], "num_questions": 2, "num_samples": 100, "ece": 0.125,
-               "protocol": {"dataset": "slake", "split": "test"}}
+               "method": "sampling",
+               "protocol": dict.fromkeys(CONFIDENCE_TERMS) | {"dataset": "slake", "split": "test", "inference": {},
+                                                              "rules": {}}}
 
 
 @pytest.fixture(autouse=True)

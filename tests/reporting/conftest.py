@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -190,6 +191,15 @@ def nasty_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
     write_json(run.settings, {"prompt": {"instruction": NASTY}})
     write_report(run)
     return run, NASTY
+
+
+@pytest.fixture
+def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures for the page alone: that takes a third of the time."""
+    from medvqa_cli.reporting.figures import finish_figure
+
+    for module in ("figures", "charts", "confidence"):
+        monkeypatch.setattr(f"medvqa_cli.reporting.{module}.finish_figure", partial(finish_figure, inline_only=True))
 
 
 @pytest.fixture(scope="session")

@@ -65,13 +65,23 @@ def test_question_carries_what_a_card_shows():
     assert question | {"absent": ""} == {
         "id": "q7", "question": "Question 7?", "gold": "yes", "answer": "no", "others": [["Blank images", "yes"]],
         "outcome": "wrong", "confidence": 0.1235, "basis": "share", "type": "side", "kind": "closed", "modality": "CT",
-        "tags": ["side", "closed", "CT", "lung"], "picture": "", "absent": "", "alt": "CT i"}
+        "organ": "lung", "language": "en", "tags": ["side", "closed", "CT", "lung"], "picture": "", "absent": "",
+        "alt": "CT i"}
 
 
 def test_only_filters_that_tell_apart_are_offered():
     entries = [make_entry(0, "right", question_type="side"), make_entry(1, "wrong", question_type="count")]
     assert build_gallery(entries, entries, {}).filters == {"outcome": ("Outcome", ["right", "wrong"]),
                                                            "type": ("Question type", ["count", "side"])}
+
+
+def test_a_picture_without_room_is_said():
+    entries = [make_entry(0, "right", "a.png"), make_entry(1, "right", "b.png"), make_entry(2, "wrong", "b.png")]
+    gallery = build_gallery(entries, entries, {"a.png": b"\xff\xd8jpeg", "b.png": b""})
+    assert list(gallery.pictures) == ["p0"]
+    assert [question["absent"] for question in gallery.questions[1:]] == ["Left out: the page would be too large."] * 2
+    assert gallery.shown == ("All 3 questions are here. 2 of them are without their picture: the page would be too "
+                             "large.")
 
 
 def test_page_says_what_is_shown():

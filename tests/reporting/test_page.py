@@ -13,7 +13,7 @@ from medvqa_cli.reporting.blocks import Note, Section, Table
 from medvqa_cli.reporting.page import DISCLAIMER, Page, embed_json, render_page
 from medvqa_cli.workflows.report import write_report
 
-SECTIONS = ["summary", "results", "training", "calibration", "data", "questions", "provenance"]
+SECTIONS = ["summary", "results", "closed", "calibration", "training", "data", "questions", "provenance"]
 
 
 def test_every_section_is_there_titled_and_linked(page):
@@ -62,7 +62,11 @@ def test_comparison_shows_controls_baselines_and_the_best_possible(page, metrics
         assert rows[label][0] == f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
     assert rows["Best possible (Bayes)"][0] == f"{answers['main']['synthetic']['bayes_accuracy']:.3f}"
     majority = [answers["main"]["baselines"][kind]["majority"] for kind in ("closed", "open")]
-    assert rows["Majority answer (no picture)"] == [*(f"{share:.3f}" for share in majority), "-"]
+    assert rows["Majority answer (no picture)"] == [*(f"{share:.3f}" for share in majority), "-", "-", "-"]
+    kept = [answers["blank"][kind][f"{metric}@medvqa"]["value"] / answers["main"][kind][f"{metric}@medvqa"]["value"]
+            for kind, metric in (("closed", "accuracy"), ("open", "exact_match"))]
+    assert rows["Blank images"][3:] == [f"{100 * share:.0f} %" for share in kept]
+    assert rows["Before training"][3:] == ["-", "-"]  # what an untrained model reaches is not kept of anything
 
 
 def test_results_show_every_part_with_interval_baseline_and_controls(page, metrics):
@@ -84,7 +88,7 @@ def test_results_show_every_part_with_interval_baseline_and_controls(page, metri
 
 
 def test_every_table_and_figure_of_numbers_states_its_protocol(page):
-    for key in ("results", "calibration"):
+    for key in ("results", "closed", "calibration"):
         section = page.one("section", id=key)
         for figure in section.find("figcaption"):
             assert "Measured on demo, test split" in figure.text or "by construction" in figure.text

@@ -8,11 +8,13 @@ import math
 import pytest
 
 from medvqa_cli.errors import RunError
+from medvqa_cli.evaluation.protocol import REQUIRED
 from medvqa_cli.reporting.answers import build_results, build_summary
 from medvqa_cli.reporting.blocks import Facts, Headlines, Note, Plots, Table
 from medvqa_cli.reporting.calibration import build_calibration
 from medvqa_cli.reporting.contents import Contents, list_warnings
 from medvqa_cli.reporting.data import build_data
+from medvqa_cli.reporting.estimates import ANSWER_TERMS, CONFIDENCE_TERMS
 from medvqa_cli.reporting.provenance import build_provenance, flatten
 from medvqa_cli.reporting.training import build_training, read_curve
 
@@ -37,14 +39,30 @@ def test_numbers_without_protocol_are_not_shown(own):
     own["calibration"]["protocol"] = None
     summary = build_summary(own["answers"], own["calibration"], [])
     assert Headlines not in kinds(summary)
+    missing = ", ".join(REQUIRED)
     assert notes(summary) == [
-        f"The numbers of “{name}” are not shown: metrics.json does not say how they were measured."
-        for name in ("This model", "Blank images")]
+        f"The numbers of “{name}” are not shown: metrics.json does not say how they were measured (missing: "
+        f"{missing}). Score the run again: `medvqa eval`." for name in ("This model", "Blank images")]
     table = next(block for block in summary.blocks if isinstance(block, Table))
     assert [row[0] for row in table.rows] == ["Before training"]
     assert kinds(build_results(own["answers"])) == {Note}
     calibration = build_calibration(own["calibration"], [])
-    assert notes(calibration) == ["The numbers are not shown: metrics.json does not say how they were measured."]
+    (refusal,) = notes(calibration)
+    assert refusal == ("The numbers of the calibration are not shown: metrics.json does not say how they were measured "
+                       f"(missing: {', '.join(CONFIDENCE_TERMS)}). Score the run again: `medvqa eval`.")
+
+
+def test_a_whole_protocol_is_what_scoring_writes():
+    assert ANSWER_TERMS == REQUIRED
+
+
+@pytest.mark.parametrize("term", ["decoding", "judge", "intervals"])
+def test_a_protocol_with_one_gap_is_no_protocol(own, term):
+    del own["answers"]["main"]["protocol"][term]
+    summary = build_summary(own["answers"], {}, [])
+    assert Headlines not in kinds(summary)
+    assert notes(summary)[0].startswith("The numbers of “This model” are not shown: metrics.json does not say how they "
+                                        f"were measured (missing: {term}).")
 
 
 def test_doubts_about_the_answers_are_said(own):
@@ -65,17 +83,34 @@ def test_share_kept_with_blank_images(own):
     own["answers"]["main"]["closed"]["accuracy@medvqa"]["value"] = 0.8
     own["answers"]["blank"]["closed"]["accuracy@medvqa"]["value"] = 0.6
     table = next(block for block in build_summary(own["answers"], {}, []).blocks if isinstance(block, Table))
-    assert table.note.startswith("With blank images the model keeps 75 % of its closed accuracy: that much is guessed")
+    assert table.note.startswith("Of its closed accuracy the model keeps 75 % with blank images: that much is guessed")
+    assert next(row for row in table.rows if row[0] == "Blank images")[4] == "75 %"
+
+
+def test_every_control_stands_beside_the_result(own):
+    answers = own["answers"]
+    answers["shuffled"], answers["text-only"] = copy.deepcopy(answers["blank"]), copy.deepcopy(answers["blank"])
+    answers["main"]["closed"]["accuracy@medvqa"]["value"] = 0.8
+    for tag, value in (("blank", 0.6), ("shuffled", 0.4), ("text-only", 0.2)):
+        answers[tag]["closed"]["accuracy@medvqa"]["value"] = value
+    table = next(block for block in build_summary(answers, {}, []).blocks if isinstance(block, Table))
+    assert {row[0]: row[4] for row in table.rows[:5]} == {
+        "This model": "-", "Before training": "-", "Blank images": "75 %", "Another question's image": "50 %",
+        "No image": "25 %"}
+    assert table.note.startswith("Of its closed accuracy the model keeps 75 % with blank images, 50 % with another "
+                                 "question's image, 25 % with no image: that much is guessed, not seen.")
 
 
 def test_protocol_that_says_little_is_shown_as_such(own):
     block = own["answers"]["main"]
-    block["protocol"] = {"dataset": "demo", "inference": {"decoding": {"max_new_tokens": 8}}}
+    block["protocol"] = dict.fromkeys(REQUIRED) | {"dataset": "demo", "split": "unknown", "excluded": (),
+                                                   "profiles": {}, "rules": {},
+                                                   "inference": {"decoding": {"max_new_tokens": 8}}}
     summary = build_summary({"main": block}, {}, [])
     headline = next(part for part in summary.blocks if isinstance(part, Headlines)).items[0]
     assert headline.protocol == "Measured on demo, unknown split."
     facts = dict(next(part for part in summary.blocks if isinstance(part, Facts)).rows)
-    assert (facts["Decoding"], facts["Split"], facts["Questions"]) == ("not stated", "not stated", "-")
+    assert (facts["Decoding"], facts["Split"], facts["Questions"]) == ("not stated", "unknown", "-")
     assert facts["Intervals"] == "intervals of an unstated kind"
 
 
@@ -105,7 +140,7 @@ def test_answers_to_other_questions_do_not_stand_beside(own):
     assert [row[0] for row in table.rows][:3] == [
         "This model", "Before training (other questions: demo, validation split, n = 210)",
         "Blank images (other questions: demo, test split, n = 40)"]
-    assert not table.note.startswith("With blank images")
+    assert not table.note.startswith("Of its closed accuracy")
     by_type = next(block for block in build_results(answers).blocks if isinstance(block, Table))
     assert not {"Before training", "Blank images"} & set(by_type.columns)
 
@@ -129,18 +164,18 @@ def test_bins_of_another_shape_are_one_clear_error(own):
         build_calibration(own["calibration"], [])
 
 
-def test_calibration_without_known_truth_draws_one_figure(own):
+def test_calibration_without_known_truth_draws_one_figure_less(own, without_files):
     own["calibration"]["known_law"] = None
     plots = next(block for block in build_calibration(own["calibration"], [{"true_p_yes": None, "p_yes": 0.3},
                                                                            {"true_p_yes": 1.0, "p_yes": 0.3}]).blocks
                  if isinstance(block, Plots))
-    assert [figure.name for figure in plots.figures] == ["reliability"]
+    assert [figure.name for figure in plots.figures] == ["reliability", "risk-coverage"]
 
 
-def test_measures_say_their_interval_and_meaning(own):
+def test_measures_say_their_interval_and_meaning(own, without_files):
     block = own["calibration"]
     table = next(part for part in build_calibration(block, []).blocks if isinstance(part, Table))
-    assert table.title == "Measures"
+    assert table.title == "Measures of confidence"
     rows = {row[0]: row[1] for row in table.rows}
     ece = block["intervals"]["ece"]
     assert rows["Calibration error (ECE)"] == f"{block['ece']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}]"
@@ -149,7 +184,7 @@ def test_measures_say_their_interval_and_meaning(own):
     assert all(row[2] for row in table.rows)
 
 
-def test_questions_without_a_valid_answer_are_said(own):
+def test_questions_without_a_valid_answer_are_said(own, without_files):
     own["calibration"]["questions_without_valid_answer"] = 16
     assert notes(build_calibration(own["calibration"], [])) == [
         "16 questions have no sampled answer that says yes or no: they count as wrong with confidence 0.5."]

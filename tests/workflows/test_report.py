@@ -11,6 +11,7 @@ from medvqa_cli.errors import RunError
 from medvqa_cli.records import Prediction, VQASample, write_json, write_jsonl
 from medvqa_cli.runs import Run
 from medvqa_cli.workflows.report import write_report
+from medvqa_cli.workflows.report_extras import Extras
 from tests.data.builders import Notes
 
 
@@ -92,7 +93,7 @@ def test_pictures_are_small_and_only_those_shown_are_read(run, tmp_path):
 
     pictures = [draw(tmp_path / f"{number}.png") for number in range(6)]
     write_jsonl(run.path / "predictions.jsonl", [predict(number, picture) for number, picture in enumerate(pictures)])
-    gallery = read_gallery(write_report(run, max_questions=2))
+    gallery = read_gallery(write_report(run, extras=Extras(max_questions=2)))
     assert len(gallery["questions"]) == len(gallery["pictures"]) == 2
     data = base64.b64decode(gallery["pictures"]["p0"].split(",")[1])
     assert Image.open(io.BytesIO(data)).size == (192, 144)

@@ -1,0 +1,120 @@
+"""Parts of the section on calibration beyond the measures: other sources of confidence, recalibration, abstention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.reporting.blocks import Facts, Note, Plots, Table
+from medvqa_cli.reporting.charts import About
+from medvqa_cli.reporting.confidence import draw_change
+from medvqa_cli.reporting.estimates import CONFIDENCE_TERMS, read_bins, read_protocol
+from medvqa_cli.reporting.formatting import MISSING, format_count, format_value
+from medvqa_cli.reporting.protocol import describe_interval, describe_shortly, name_metric
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from medvqa_cli.reporting.blocks import Block
+
+SOURCES = {"sampling": "sampled answers", "logits": "candidates' probabilities", "likelihood": "likelihood of the text",
+           "verbalized": "stated in the answer"}
+COMPARED = ("accuracy", "mean_confidence", "ece", "bias_floor", "brier", "auroc", "aurc")
+CHANGED = ("ece", "overconfidence", "underconfidence", "mean_confidence", "brier", "nll", "auroc")
+RULES = {"risk": "of the answers given", "error": "of all questions"}
+
+
+def name_source(block: Mapping[str, Any]) -> str:
+    """Return where a calibration's confidences come from, in words."""
+    method = str(block.get("method", "sampling"))
+    return SOURCES.get(method, method)
+
+
+def tabulate_sources(blocks: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return every measured source of confidence beside the others, each with its split; all state their protocol."""
+    rows = [[f"{name_source(block)}, {block['protocol']['split']} split", format_count(block.get("num_questions")),
+             *(show_measure(block, name) for name in COMPARED)] for block in blocks.values()]
+    first = next(iter(blocks.values()))["protocol"]
+    return Table("Confidence from each source", ["Confidence by", "Questions", *map(name_metric, COMPARED)], rows,
+                 "Where number or split differ the questions do: such rows are not to be compared. In brackets: "
+                 f"{describe_interval(first)}.")
+
+
+def show_measure(block: Mapping[str, Any], name: str) -> str:
+    """Return a measure of a calibration block with its interval; a dash where it is undefined."""
+    interval = block.get("intervals", {}).get(name, {})
+    return format_value(block.get(name), interval.get("low"), interval.get("high"))
+
+
+def build_recalibration(block: Mapping[str, Any]) -> list[Block]:
+    """Return what a calibrator changes: figure and table of before and after; nothing where none was used.
+
+    Raises:
+        RunError: If the bins have another shape.
+    """
+    change = block.get("recalibration")
+    protocol = read_protocol(block, CONFIDENCE_TERMS)
+    if not change or protocol is None:
+        return []
+    if "after" not in change:
+        return [Note(f"{_describe_calibrator(change)} There are too few right or wrong answers to say what it does on "
+                     "other images.", "warning")]
+    note = f"{_describe_calibrator(change)} {describe_shortly(protocol)}"
+    figure = draw_change(About("recalibration", "Before and after recalibration", f"One mark a bin. {note}"),
+                         {name: read_bins(change[name]) for name in ("before", "after")})
+    rows = [[name_metric(name), show_measure(change["before"], name), show_measure(change["after"], name)]
+            for name in CHANGED]
+    return [Plots([figure]), Table("Before and after recalibration", ["Measure", "Before", "After"], rows,
+                                   f"{note} In brackets: {describe_interval(protocol)}.")]
+
+
+def _describe_calibrator(change: Mapping[str, Any]) -> str:
+    calibrator = change["calibrator"]
+    curve, origin = calibrator["curve"], calibrator.get("provenance") or {}
+    text = f"Calibrator: {curve['method']}, learnt from {format_count(curve['n'])} answers"
+    if origin.get("split"):
+        text += f" of {origin.get('dataset')}, {origin['split']} split"
+    if calibrator.get("groups"):
+        text += f", by {calibrator['group_by']} ({', '.join(calibrator['groups'])})"
+    if origin.get("shared_images"):
+        text += f"; {format_count(origin['shared_images'])} of its images are in the test split too"
+    return text + ("; after: each image by one learnt from the other images." if change.get("folds") else ".")
+
+
+def build_abstention(block: Mapping[str, Any]) -> list[Block]:
+    """Return rules to abstain: as they were chosen on this split, or what others came to here."""
+    found: list[Block] = []
+    if block.get("abstention"):
+        rules = block["abstention"]
+        found.append(Facts("Rules to abstain, chosen on this split",
+                           [(f"At most {rules['wanted']:g} {RULES[name]} wrong", _describe_rule(rules[name]))
+                            for name in RULES]))
+    check, protocol = block.get("abstention_check"), read_protocol(block, CONFIDENCE_TERMS)
+    if check and protocol is not None:
+        found.append(Table("Rules to abstain, and what they came to here", ["Rule", "Wrong", "Answered or covered",
+                                                                            "Candidates named"],
+                           list(_list_checks(check)),
+                           f"Chosen on the {check['chosen_on']} split, tried here. {describe_shortly(protocol)} In "
+                           f"brackets: {describe_interval(protocol)}."))
+    return found
+
+
+def _describe_rule(rule: Mapping[str, Any]) -> str:
+    if rule["threshold"] is None:
+        return str(rule["guarantee"])
+    return (f"answer from confidence {rule['threshold']:.2f} ({100 * rule['coverage']:.0f} % of these questions); "
+            f"{rule['guarantee']}")
+
+
+def _list_checks(check: Mapping[str, Any]) -> Iterator[list[str]]:
+    for name, unit in RULES.items():
+        part = check[name]
+        rule = "never answer" if part["threshold"] is None else f"answer from {part['threshold']:.2f}"
+        yield [f"{rule} (at most {check['wanted']:g} {unit} wrong)", _show(part[name]), _show(part["coverage"]),
+               MISSING]
+    for method, part in check.get("sets", {}).items():
+        yield [f"{method.upper()} answer sets (at least {1 - check['wanted']:g} covered)", MISSING,
+               _show(part["coverage"]), _show(part["mean_size"])]
+
+
+def _show(part: Mapping[str, Any]) -> str:
+    return format_value(part["value"], part["low"], part["high"])
