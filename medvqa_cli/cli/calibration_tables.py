@@ -6,14 +6,36 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.reporting.formatting import format_value
 from medvqa_cli.reporting.protocol import name_metric
+from medvqa_cli.reporting.tables import describe_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from medvqa_cli.cli.terminal import Terminal
 
+COMPARED = ("accuracy", "mean_confidence", "ece", "auroc", "aurc")
 CHANGED = ("ece", "overconfidence", "underconfidence", "mean_confidence", "brier", "nll", "auroc")
 UNITS = {"risk": "of the answers given", "error": "of all questions"}
+
+
+def print_methods(terminal: Terminal, run: str, summary: Mapping[str, Any]) -> None:
+    """Print the measures of every method: on its own questions, and on those all share where these are others."""
+    protocol, own, shared = summary["protocol"], summary["own"], summary["shared"]
+    title = f"{run}: {protocol['dataset']}, split {protocol['split']}"
+    terminal.print_table(["confidence by", "questions", *map(name_metric, COMPARED)], list(_list_methods(own)), title)
+    if shared and len({part["n"] for part in own.values()}) > 1:
+        terminal.print()
+        terminal.print_table(["confidence by", "questions", *map(name_metric, COMPARED)], list(_list_methods(shared)),
+                             "On the questions in which every method has a confidence")
+    for method, reason in summary["left_out"].items():
+        terminal.print(f"{method}: left out, {reason}")
+    terminal.print()
+    terminal.print(describe_protocol(summary))
+
+
+def _list_methods(parts: Mapping[str, Any]) -> Iterator[list[Any]]:
+    for method, part in parts.items():
+        yield [method, part["n"], *(_show_estimate(part[name]) for name in COMPARED)]
 
 
 def print_trust(terminal: Terminal, summary: Mapping[str, Any]) -> None:

@@ -6,12 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.cli.calibration_tables import print_trust
+from medvqa_cli.cli.calibration_tables import print_methods, print_trust
 from medvqa_cli.cli.command import command
 from medvqa_cli.cli.completion import complete_choice, complete_run
 from medvqa_cli.cli.controls import print_controls
 from medvqa_cli.cli.groups import make_group
-from medvqa_cli.cli.options import CALIBRATION, DATA, DRY_RUN, MODEL, PRESENTATION, RUN, SEED, SPLIT, TAG, Option
+from medvqa_cli.cli.options import (
+    CALIBRATION,
+    DATA,
+    DRY_RUN,
+    ENGINE,
+    MODEL,
+    PRESENTATION,
+    RUN,
+    SEED,
+    SPLIT,
+    TAG,
+    Option,
+)
 from medvqa_cli.cli.tables import print_answers, print_calibration
 
 if TYPE_CHECKING:
@@ -46,9 +58,15 @@ RUNS = Option("RUNS", "Runs, RUN:TAG for other answers of a run, or files; the f
 BY = Option("--by", "Slices as well: question_type, modality, organ, language, answer_length.", metavar="NAMES")
 OUTPUT = Option("--output", "Write the comparison to this JSON file.", metavar="FILE")
 TRUST = tuple(replace(option, panel="Calibration") for option in (
-    Option("--method", "What tells confidence: sampling; or, in stored answers, logits (of candidates), likelihood or "
-           "verbalized.", "calibration.method", "NAME",
-           complete=complete_choice(["sampling", "logits", "likelihood", "verbalized"])),
+    Option("--method", "What tells confidence: sampling, entropy (of samples), logits (of candidates), likelihood, "
+           "verbalized, p_true, or all side by side.", "calibration.method", "NAME",
+           complete=complete_choice(["sampling", "entropy", "logits", "likelihood", "verbalized", "p_true", "all"])),
+    Option("--questions", "Which questions: yes_no (the default), closed, open or all.", "calibration.questions",
+           "NAME", complete=complete_choice(["yes_no", "closed", "open", "all"])),
+    Option("--cluster-model", "Entailment model or sentence encoder that tells which open answers mean the same.",
+           "calibration.cluster_model", "NAME"),
+    Option("--cluster-threshold", "Least cosine of two answers of one meaning, with a sentence encoder.",
+           "calibration.cluster_threshold", "P"),
     Option("--fit-calibrator", "Learn on --split, by default validation, to correct confidence: temperature, platt, "
            "isotonic, histogram or beta.", metavar="NAME",
            complete=complete_choice(["temperature", "platt", "isotonic", "histogram", "beta"])),
@@ -86,28 +104,42 @@ def evaluate_answers(call: Call) -> None:
 
 
 @command(app, "calibration", RUN, SPLIT, OVERWRITE, *CALIBRATION, *TRUST, CONFIDENCE, RESAMPLES, BLANK, *DATA,
-         *PRESENTATION, *MODEL, SEED, DRY_RUN)
+         *PRESENTATION, *MODEL, *ENGINE, SEED, DRY_RUN)
 def evaluate_calibration(call: Call) -> None:
-    """Draw many answers to each yes/no question and measure accuracy, confidence, ECE, MCE and overconfidence.
+    """Draw many answers to each yes/no question, or ask otherwise, and measure how far confidence can be trusted.
 
+    With --method another source of confidence is measured, or all of them; --questions takes other questions.
     With --fit-calibrator, learn on validation how to correct the confidence; with --calibrator, see what that changes.
     """
-    from medvqa_cli.cli.run_choice import continue_from
+    from medvqa_cli.cli.run_choice import choose_run
 
-    name, fit, calibrator = continue_from(call), call.text("fit_calibrator"), call.text("calibrator")
+    _choose_questions(call)
+    name, fit, calibrator = choose_run(call), call.text("fit_calibrator"), call.text("calibrator")
     if call.is_on("dry_run"):
         data = call.settings.data
         _show_plan(call, name, call.text("split") or (data.validation_split if fit else data.test_split))
         return
     from medvqa_cli.workflows.calibrate import evaluate_calibration as evaluate
-    from medvqa_cli.workflows.confidence import read_wanted
+    from medvqa_cli.workflows.recalibrating import read_wanted
 
     run, metrics = evaluate(call.settings, run=name, split=call.text("split"), overwrite=call.is_on("overwrite"),
                             wanted=read_wanted(fit, calibrator), progress=call.progress)
-    if not call.answer_json({"run": run.name, "metrics": metrics}):
+    if call.answer_json({"run": run.name, "metrics": metrics}):
+        return
+    if metrics["method"] == "all":
+        print_methods(call.terminal, run.name, metrics)
+    else:
         print_calibration(call.terminal, run.name, metrics)
         print_trust(call.terminal, metrics)
-        call.progress.say(f"Next: {_suggest_calibrator(run, metrics) if fit else f'medvqa report {run.name}'}")
+    learns = fit and metrics["method"] != "all"
+    call.progress.say(f"Next: {_suggest_calibrator(call, run, metrics) if learns else f'medvqa report {run.name}'}")
+
+
+def _choose_questions(call: Call) -> None:
+    """Let a typed `--question-type all` mean all questions; call it before the settings are first read."""
+    typed = {assignment.key: assignment.value for assignment in call.typed}
+    if typed.get("data.question_type") == "all" and "calibration.questions" not in typed:
+        call.assign("calibration.questions", "all", "--question-type")
 
 
 @command(app, "compare", RUNS, BY, OUTPUT, PROFILE, METRICS, CONFIDENCE, SEED)
@@ -134,13 +166,14 @@ def _answer_controls(call: Call, run: Run, tag: str) -> list[str]:
     return answer_controls(run, call.settings, controls, orders=orders, tag=tag, progress=call.progress)
 
 
-def _suggest_calibrator(run: Run, metrics: Mapping[str, Any]) -> str:
+def _suggest_calibrator(call: Call, run: Run, metrics: Mapping[str, Any]) -> str:
     """Return the command that uses what was learnt."""
-    from medvqa_cli.workflows.confidence import name_calibrator
+    from medvqa_cli.workflows.scopes import make_scope
 
-    method = metrics["method"]
-    file = run.path / name_calibrator(method)
-    options = f" --method {method}" if method != "sampling" else ""
+    scope = make_scope(call.settings, metrics["protocol"]["split"])
+    file = run.path / scope.calibrator
+    options = f" --method {scope.method}" if scope.method != "sampling" else ""
+    options += f" --questions {scope.questions}" if scope.questions != "yes_no" else ""
     return f"medvqa eval calibration --run {run.name}{options} --calibrator {file}"
 
 

@@ -47,8 +47,10 @@ SHOWN = 3
          *INFERENCE, *DOUBT, SEED, DRY_RUN)
 def infer(call: Call) -> None:
     """Answer a split, or questions about one image, with a run's model or a named one."""
+    from medvqa_cli.cli.run_choice import choose_run
+
     _check_image(call)
-    run = _choose_run(call)
+    run = choose_run(call)
     if call.is_on("dry_run"):
         from medvqa_cli.cli.plans import show_plan
 
@@ -57,19 +59,6 @@ def infer(call: Call) -> None:
         _answer_image(call, Path(image), run)
     else:
         _answer_split(call, run)
-
-
-def _choose_run(call: Call) -> str | None:
-    """Return the run whose model answers; None where a model is named, as that of a server always is."""
-    from medvqa_cli.cli.run_choice import continue_from
-
-    named = [assignment.value for assignment in call.assignments if assignment.key == "infer.engine"]
-    if named[-1:] != ["openai"]:
-        return continue_from(call)
-    if call.text("run"):
-        raise SettingsError("--run and --engine openai exclude each other: the server's model answers, not the run's.",
-                            "Name the server's model with --model, or leave --engine out.")
-    return None
 
 
 def _check_image(call: Call) -> None:

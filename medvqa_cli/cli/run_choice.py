@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medvqa_cli.errors import RunError
+from medvqa_cli.errors import RunError, SettingsError
 from medvqa_cli.runs import Run, latest_run, list_runs, open_run
 
 if TYPE_CHECKING:
@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from medvqa_cli.cli.command import Call
 
 START = "Start with `medvqa quickstart` or `medvqa train sft`."
+
+
+def choose_run(call: Call) -> str | None:
+    """Return the run whose model answers; None where a model is named, as that of a server always is.
+
+    Raises:
+        SettingsError: If both a run and a server are named.
+        RunError: If the run is unknown, or there is no trained run.
+    """
+    named = [assignment.value for assignment in call.assignments if assignment.key == "infer.engine"]
+    if named[-1:] != ["openai"]:
+        return continue_from(call)
+    if call.text("run"):
+        raise SettingsError("--run and --engine openai exclude each other: the server's model answers, not the run's.",
+                            "Name the server's model with --model, or leave --engine out.")
+    return None
 
 
 def continue_from(call: Call) -> str | None:

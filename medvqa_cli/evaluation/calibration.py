@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvqa_cli.evaluation.details import Detail, Source, count_votes, to_rows
+from medvqa_cli.evaluation.details import SAMPLED, Detail, Source, count_votes, to_rows
 from medvqa_cli.scoring import calibration as scoring
 
 if TYPE_CHECKING:
@@ -20,12 +20,21 @@ if TYPE_CHECKING:
 __all__ = ["RULES", "Detail", "count_votes", "list_measures", "summarize_confidence", "to_rows"]
 
 CONFIDENCES: dict[Source, str] = {
-    "sampling": "share of the majority among the sampled answers that parse as yes or no; unparsed answers do not "
-                "count; without any valid answer 0.5",
-    "logits": "probability of the answer among the candidates offered, softmax of their log-probabilities",
-    "likelihood": "geometric mean of the probabilities of the answer's tokens",
-    "verbalized": "what the answer's text states last; answers that state none are left out",
+    "sampling": "share of the majority among the sampled answers that can be read (yes or no; an option on offer; any "
+                "text, equal ones counted together); the others do not count; without any valid answer as likely as "
+                "each of the candidates, 0 to an open question",
+    "entropy": "exp(-H), H the discrete semantic entropy of the sampled answers in nats (Farquhar et al. 2024, Nature "
+               "630): one over how many different things they say; it ranks as H does, but is no probability of being "
+               "right by itself",
+    "logits": "probability of the answer among the candidates offered, softmax of their whole log-probabilities",
+    "likelihood": "geometric mean of the probabilities of the answer's tokens (Malinin and Gales 2021, "
+                  "arXiv:2002.07650)",
+    "verbalized": "what the answer's text states last (Tian et al. 2023, arXiv:2305.14975); answers that state none "
+                  "are left out",
+    "p_true": "probability of True against False as the reply to whether the answer is true (Kadavath et al. 2022, "
+              "arXiv:2207.05221)",
 }
+CORRECT = "yes/no questions: the answer parses as the gold answer; others: exact match once normalized"
 RULES = {
     "ece": "sum over equal-width bins (lower, upper] of (size / n) |accuracy - confidence|",
     "ece_equal_mass": "the same over bins of about equal size; equal confidences stay together",
@@ -38,8 +47,10 @@ RULES = {
     "excess_aurc": "the AURC less that of the best order at this accuracy",
 }
 FLOORS = {
-    True: "mean ECE of a perfectly calibrated model with these p_yes, questions and samples, by simulation",
-    False: "mean ECE of a perfectly calibrated model with these confidences, by simulation",
+    "p_yes": "mean ECE of a perfectly calibrated model with these p_yes, questions and samples, by simulation",
+    "shares": "mean ECE of a perfectly calibrated model with these shares, questions and samples, by simulation; that "
+              "another answer may win the vote is left out",
+    "exact": "mean ECE of a perfectly calibrated model with these confidences, by simulation",
 }
 PREDICTED = "yes if p_yes >= 0.5, else no"
 EXACT_CLIP = 1e-6
@@ -64,7 +75,7 @@ def summarize_confidence(details: Sequence[Detail], settings: EvaluationSettings
         num_samples: Answers drawn for each; None where the confidence is no share of samples.
         seed: Of bootstrap and simulation.
         source: How the confidences were made.
-        asked: Closed questions answered, those without a confidence included; None: as many as details.
+        asked: Questions answered, those without a confidence included; None: as many as details.
     """
     sure, right = [d.confidence for d in details], [d.is_correct for d in details]
     options: dict[str, Any] = {"num_bins": num_bins, "level": settings.confidence_level,
@@ -77,17 +88,19 @@ def summarize_confidence(details: Sequence[Detail], settings: EvaluationSettings
         "ece_sweep": sweep, "ece_sweep_bins": sweep_bins,
         "squared_error_debiased": scoring.squared_calibration_error(bins),
         "brier_parts": asdict(scoring.decompose_brier(sure, right, num_bins)),
-        "bias_floor": _simulate_floor(details, num_samples, num_bins, seed),
+        "bias_floor": _simulate_floor(details, num_samples, num_bins, source=source, seed=seed),
         "valid_response_rate": _share_valid(details, asked),
         "questions_without_valid_answer": sum(not d.is_valid for d in details),
         "questions_without_confidence": (asked or len(details)) - len(details),
+        "num_valid_responses": sum(d.valid_count for d in details) if source in SAMPLED else None,
+        "num_unparsed_responses": sum(d.unknown_count for d in details) if source in SAMPLED else None,
         "num_questions": len(details), "num_samples": num_samples, "method": source,
         "intervals": {name: {"low": interval.low, "high": interval.high} for name, interval in measures.items()},
         "known_law": _compare_with_truth(details),
         "bin_data": _list_bins(details, options),
         "risk_coverage": [{"threshold": threshold, "coverage": coverage, "risk": risk}
                           for threshold, coverage, risk in scoring.trace_risk(sure, right)],
-        "protocol": {"rules": _list_rules(source), "num_bins": num_bins, "n": len(details),
+        "protocol": {"rules": _list_rules(details, source), "num_bins": num_bins, "n": len(details),
                      "clip": choose_clip(num_samples), "images": len({d.image_id for d in details}),
                      "intervals": {"method": "percentile bootstrap over images", "level": settings.confidence_level,
                                    "resamples": settings.resamples, "seed": seed}},
@@ -100,21 +113,32 @@ def list_measures(sure: Sequence[float], right: Sequence[bool], images: Sequence
     return scoring.measure_calibration(sure, right, images, clip=clip, **options)
 
 
-def _list_rules(source: Source) -> dict[str, str]:
-    predicted = {"predicted": PREDICTED} if source == "sampling" else {}
-    return {"confidence": CONFIDENCES[source], **predicted, **RULES, "bias_floor": FLOORS[source == "sampling"]}
+def _list_rules(details: Sequence[Detail], source: Source) -> dict[str, str]:
+    predicted = {"predicted": PREDICTED} if source in SAMPLED and any(d.kind == "yes_no" for d in details) else {}
+    return {"confidence": CONFIDENCES[source], "correct": CORRECT, **predicted, **RULES,
+            "bias_floor": FLOORS[_choose_floor(details, source)]}
 
 
-def _simulate_floor(details: Sequence[Detail], num_samples: int | None, num_bins: int, seed: int) -> float:
-    if num_samples:
-        return scoring.simulate_bias_floor([d.p_yes if d.p_yes is not None else d.confidence for d in details],
-                                           num_samples, num_bins, seed=seed)
-    return scoring.simulate_confidence_floor([d.confidence for d in details], num_bins, seed=seed)
+def _choose_floor(details: Sequence[Detail], source: Source) -> str:
+    if source != "sampling":
+        return "exact"
+    return "p_yes" if all(d.kind == "yes_no" for d in details) else "shares"
+
+
+def _simulate_floor(details: Sequence[Detail], num_samples: int | None, num_bins: int, *, source: Source,
+                    seed: int) -> float:
+    sure, floor = [d.confidence for d in details], _choose_floor(details, source)
+    if floor == "exact" or not num_samples:
+        return scoring.simulate_confidence_floor(sure, num_bins, seed=seed)
+    if floor == "shares":
+        return scoring.simulate_share_floor(sure, num_samples, num_bins, seed=seed)
+    return scoring.simulate_bias_floor([d.p_yes if d.p_yes is not None else d.confidence for d in details],
+                                       num_samples, num_bins, seed=seed)
 
 
 def _share_valid(details: Sequence[Detail], asked: int | None) -> float:
-    """Return the share of sampled answers that parse; without samples that of questions with a confidence."""
-    valid = sum(d.yes_count + d.no_count for d in details)
+    """Return the share of sampled answers that can be read; without samples that of questions with a confidence."""
+    valid = sum(d.valid_count for d in details)
     answers = valid + sum(d.unknown_count for d in details)
     if answers:
         return valid / answers

@@ -7,6 +7,7 @@ request of its own, with a seed of its own, so answers do not depend on what els
 from __future__ import annotations
 
 import base64
+import copy
 import functools
 import io
 import math
@@ -87,6 +88,17 @@ class OpenAIEngine:
         self._told: set[str] = set()
         self._left_out: set[str] = set()
         self._limit = "max_tokens"
+
+    def with_prompt(self, prompt: PromptSettings) -> OpenAIEngine:
+        """Return the same server, to which questions are put in another way.
+
+        Raises:
+            SettingsError: If the prompt's template or an exemplar's picture cannot be used.
+        """
+        check_prompt(prompt)
+        other = copy.copy(self)
+        vars(other).update(prompt=prompt, _exemplars=list_exemplar_images(prompt))
+        return other
 
     def list_models(self) -> list[str]:
         """Return the models that the server lists; none if it has no list.

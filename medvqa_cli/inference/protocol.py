@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from medvqa_cli.records import AnswerSample, VQASample
+    from medvqa_cli.settings.data import PromptSettings
 
 
 class AnswerError(ModelError):
@@ -77,6 +78,9 @@ class Engine(Protocol):
     facts: Mapping[str, Any]
     intake: Intake
     scores_candidates: bool
+
+    def with_prompt(self, prompt: PromptSettings) -> Engine:
+        """Return the same model, to which questions are put in another way."""
 
     def generate(self, samples: Sequence[VQASample], decoding: Decoding) -> list[Generation]:
         """Return one answer for each sample.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.models.protocol import LoadedModel
     from medvqa_cli.records import VQASample
+    from medvqa_cli.settings.data import PromptSettings
 
 PLAIN_DECODING: dict[str, Any] = {"do_sample": False, "num_beams": 1, "top_k": 0, "top_p": 1.0, "min_length": 0,
                                   "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "length_penalty": 1.0}
@@ -54,6 +55,11 @@ class TransformersEngine:
         self.facts = facts
         self.intake = Intake(questions=1 if shared_prefix else batch_size)
         self.end_ids = find_end_ids(loaded)
+
+    def with_prompt(self, prompt: PromptSettings) -> TransformersEngine:
+        """Return the same model, to which questions are put in another way."""
+        return TransformersEngine(self.loaded, self.encoder.with_prompt(prompt), shared_prefix=self.shared_prefix,
+                                  batch_size=self.batch_size, facts=self.facts)
 
     def generate(self, samples: Sequence[VQASample], decoding: Decoding) -> list[Generation]:
         """Return one answer for each sample. All samples share their images."""

@@ -9,6 +9,7 @@ it is asked with. Candidates are scored by the log-probabilities of a prompt; fo
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from pathlib import Path
@@ -77,6 +78,17 @@ class VllmEngine:
         self._adapter = _request_adapter(adapter)
         self._placeholder = processor.tokenizer.convert_ids_to_tokens(family.find_image_token(processor))
         self._open = functools.lru_cache(CACHED_PICTURES)(read_image)
+
+    def with_prompt(self, prompt: PromptSettings) -> VllmEngine:
+        """Return the same model, to which questions are put in another way.
+
+        Raises:
+            SettingsError: If the prompt's template or an exemplar's picture cannot be used.
+        """
+        check_prompt(prompt)
+        other = copy.copy(self)
+        vars(other).update(prompt=prompt, _exemplars=list_exemplar_images(prompt))
+        return other
 
     def generate(self, samples: Sequence[VQASample], decoding: Decoding) -> list[Generation]:
         """Return one answer for each sample."""

@@ -98,6 +98,13 @@ class SampleEncoder:
         self._exemplars: list[Image.Image] = []
         self._texts: dict[tuple[object, ...], EncodedSample] = {}
 
+    def with_prompt(self, prompt: PromptSettings) -> SampleEncoder:
+        """Return an encoder that puts questions in another way; processed pictures are shared."""
+        other = SampleEncoder(self.family, self.processor, self._read_image, prompt=prompt,
+                              blank_images=self.blank_images, augmentation=self._augmentation)
+        other._images = self._images
+        return other
+
     @property
     def augments(self) -> bool:
         """Whether pictures of an epoch of training are varied."""

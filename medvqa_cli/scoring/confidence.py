@@ -72,6 +72,27 @@ def vote_candidates(counts: Mapping[str, int], candidates: Sequence[str]) -> Cho
     return _choose({candidate: votes[normalize_answer(candidate)] / valid for candidate in candidates})
 
 
+def count_options(counts: Mapping[str, int], options: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Return how many sampled answers name each option by any of its forms; those that name none are left out.
+
+    An option goes by the form that was drawn most, by its first where none was. Forms match once normalized; one that
+    two options have counts for the first.
+
+    Args:
+        counts: Sampled answer -> how often it was drawn.
+        options: The forms of each answer on offer.
+    """
+    drawn: dict[str, int] = {}
+    for text, count in counts.items():
+        drawn[normalize_answer(text)] = drawn.get(normalize_answer(text), 0) + count
+    votes: dict[str, int] = {}
+    for forms in options:
+        found = {name: drawn.pop(name, 0) for name in dict.fromkeys(map(normalize_answer, forms))}
+        best = max(forms, key=lambda form: found[normalize_answer(form)])
+        votes[best] = votes.get(best, 0) + sum(found.values())
+    return votes
+
+
 def weigh_candidates(logprobs: Mapping[str, float], num_tokens: Mapping[str, int] | None = None) -> Choice:
     """Return the likeliest candidate: the softmax of their log-probabilities as the answer.
 

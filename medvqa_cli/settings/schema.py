@@ -13,7 +13,7 @@ from medvqa_cli.settings.data import DatasetDeclaration, DataSettings, Knowledge
 from medvqa_cli.settings.grpo import GRPOSettings
 from medvqa_cli.settings.inference import InferenceSettings, ServerSettings
 from medvqa_cli.settings.model import ModelSettings
-from medvqa_cli.settings.section import PositiveFloat, Section
+from medvqa_cli.settings.section import Fraction, PositiveFloat, Section
 from medvqa_cli.settings.tracking import TrackingSettings
 from medvqa_cli.settings.train import TrainSettings
 from medvqa_cli.settings.upgrading import upgrade_tree
@@ -81,8 +81,14 @@ class CalibrationSettings(Section):
     """Most tokens of a sampled answer."""
     bins: PositiveInt = 10
     """Equal-width confidence bins, each (lower, upper]."""
-    method: Literal["sampling", "logits", "likelihood", "verbalized"] = "sampling"
-    """Where confidence comes from: sampled answers; or, in stored answers, candidates, their tokens or their words."""
+    method: Literal["sampling", "entropy", "logits", "likelihood", "verbalized", "p_true", "all"] = "sampling"
+    """Where confidence comes from: samples' agreement or entropy, candidates, tokens, words, P(True), or all."""
+    questions: Literal["yes_no", "closed", "open", "all"] | None = None
+    """Which questions; not given: those with yes or no, or the open ones where data.question_type is open."""
+    cluster_model: str | None = None
+    """Entailment model or sentence encoder that says which open answers mean the same; not given: equal texts do."""
+    cluster_threshold: Fraction = 0.9
+    """Least cosine of two answers of one meaning, where cluster_model is a sentence encoder."""
     calibrate_by: Literal["none", "question_type", "modality", "organ"] = "none"
     """Groups of questions for which a calibrator learns a map of their own, where there are enough."""
     risk: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1

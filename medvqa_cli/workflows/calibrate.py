@@ -1,156 +1,194 @@
-"""`medvqa eval calibration`: sampled or stored answers to confidence, and confidence against truth."""
+"""`medvqa eval calibration`: a model asked for its confidence, or stored answers, and confidence against truth."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.data.replies import read_reply
-from medvqa_cli.errors import DataError, SettingsError
+from medvqa_cli.errors import SettingsError
+from medvqa_cli.evaluation.details import SOURCES, NoConfidenceError, Source, read_confidence
+from medvqa_cli.evaluation.questions import is_asked_for
 from medvqa_cli.progress import SILENT, Progress
-from medvqa_cli.records import AnswerSample, JsonlWriter, Prediction, VQASample
-from medvqa_cli.runs import latest_run, open_run
-from medvqa_cli.scoring.answers import parse_yes_no
-from medvqa_cli.workflows.asking import ask, describe_decoding, make_decoding, seed_portion
-from medvqa_cli.workflows.confidence import (
-    NOTHING,
-    Recalibration,
-    check_recalibration,
-    measure_confidence,
-    tag_split,
-)
+from medvqa_cli.records import write_json
+from medvqa_cli.runs import Run, latest_run, open_run
+from medvqa_cli.workflows.confidence import find_rows, measure_scope
 from medvqa_cli.workflows.data import load_presented
+from medvqa_cli.workflows.elicitation.inquiry import Inquiry, find_obstacle, name_rows, select_questions
+from medvqa_cli.workflows.elicitation.rows import elicit
 from medvqa_cli.workflows.engines import open_engine
-from medvqa_cli.workflows.infer import check_control, describe_data, describe_job, warn_malformed
+from medvqa_cli.workflows.evaluate import merge_metrics, read_predictions
+from medvqa_cli.workflows.infer import check_control
 from medvqa_cli.workflows.presentation import apply_control
-from medvqa_cli.workflows.row_files import Ledger, leave_out_done, order_rows, prepare_rows
+from medvqa_cli.workflows.recalibrating import NOTHING, Recalibration, check_recalibration
+from medvqa_cli.workflows.scopes import Scope, make_scope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from medvqa_cli.inference.protocol import Engine
-    from medvqa_cli.runs import Run
+    from medvqa_cli.evaluation.details import Detail
     from medvqa_cli.settings.schema import Settings
+
+    # A metrics block, and the rows it is made from.
+    Measured = tuple[dict[str, Any], list[Detail]]
+
+STORED: tuple[Source, ...] = ("logits", "likelihood", "verbalized")
+"""Methods whose confidences the answers of `medvqa infer` may hold."""
 
 
 def evaluate_calibration(settings: Settings, *, run: str | None = None, split: str | None = None,
                          overwrite: bool = False, wanted: Recalibration = NOTHING,
                          progress: Progress = SILENT) -> tuple[Run, dict[str, Any]]:
-    """Draw answers to the yes/no questions of a split and measure how far confidence can be trusted.
+    """Ask a model for its confidence in its answers to a split, and measure how far it can be trusted.
 
-    Writes `samples.jsonl` (resumable) and `calibration/` in the run; the run is found as `infer_split` finds it. With a
-    `calibration.method` other than sampling nothing is drawn: the answers of `predictions.jsonl` are measured. Names
-    of files hold that of the split where it is not the test split.
+    Writes the method's rows (`samples.jsonl`, `logits.jsonl`..., resumable) and `calibration/` in the run, which is
+    found as `infer_split` finds it. Where answers of `medvqa infer` hold the confidence that `calibration.method` is
+    about, they are measured and the model is not asked. Names of files hold split, questions and method where these are
+    not test, yes/no and sampling.
 
     Args:
         settings: All settings; `calibration` says how.
         run: A run's name.
         split: Its default is test; where a calibrator is learnt, validation.
-        overwrite: Draw anew what is there.
+        overwrite: Ask anew what is there.
         wanted: A calibrator to learn or to apply.
         progress: Where to report.
 
     Returns:
-        The run and the metrics block.
+        The run and the metrics block; with method "all" the methods side by side: "own" and "shared" as
+        `compare_sources` has them, "left_out" with the reason, "folders" and "protocol".
 
     Raises:
-        DataError: If the split holds no closed question whose gold answer is yes or no.
+        DataError: If the split holds no such question, or no answer has a confidence of that kind.
+        SettingsError: If the engine cannot be asked so.
         MedVQAError: On bad settings, data or model.
     """
     split = split or (settings.data.validation_split if wanted.fit else settings.data.test_split)
     check_recalibration(settings, split, wanted, progress)
-    if settings.calibration.method == "sampling":
-        target = sample_split(settings, split, run=run, overwrite=overwrite, progress=progress)
-    elif run is None and settings.model.name:
-        raise SettingsError(f"calibration.method '{settings.calibration.method}' measures the stored answers of a run, "
-                            f"but a model is named: '{settings.model.name}'.",
-                            "Answer with it first (`medvqa infer`), then name that run with --run.")
-    else:
-        target = open_run(settings.paths.runs, run) if run else latest_run(settings.paths.runs)
-    return target, measure_confidence(target, settings, split=split, wanted=wanted, progress=progress)
+    if settings.calibration.method == "all":
+        return compare_methods(settings, split, run=run, overwrite=overwrite, wanted=wanted, progress=progress)
+    scope = make_scope(settings, split)
+    target = None if overwrite else find_stored(settings, scope, run, progress)
+    if target is None:
+        inquiry = open_inquiry(settings, scope, run, progress)
+        target = inquiry.run
+        if obstacle := find_obstacle(inquiry.engine, scope.questions, scope.method):
+            raise SettingsError(f"calibration.method '{scope.method}' cannot be had: {obstacle}.",
+                                "Take another --method (sampling and verbalized work with every engine), or another "
+                                "--engine.")
+        elicit(inquiry, scope.method, overwrite=overwrite, progress=progress)
+    return target, measure_scope(target, settings, scope, wanted=wanted, progress=progress)[0]
+
+
+def compare_methods(settings: Settings, split: str, *, run: str | None = None, overwrite: bool = False,
+                    wanted: Recalibration = NOTHING, progress: Progress = SILENT) -> tuple[Run, dict[str, Any]]:
+    """Ask a model in every way it can be asked, measure each, and put them side by side.
+
+    Raises:
+        DataError: If the split holds no such question.
+        MedVQAError: On bad settings, data or model.
+    """
+    scopes = {method: make_scope(settings, split, method) for method in SOURCES}
+    first = scopes["sampling"]
+    inquiry = open_inquiry(settings, first, run, progress)
+    obstacles = {method: find_obstacle(inquiry.engine, first.questions, method) for method in SOURCES}
+    left_out = {method: reason for method, reason in obstacles.items() if reason}
+    measured: dict[Source, Measured] = {}
+    for method in SOURCES:
+        if method not in left_out:
+            try:
+                if method != "entropy":  # its rows are those of sampling
+                    elicit(inquiry, method, overwrite=overwrite, progress=progress)
+                measured[method] = measure_scope(inquiry.run, settings, scopes[method], wanted=wanted,
+                                                 progress=progress)
+            except NoConfidenceError as error:
+                left_out[method] = f"{error.message} {error.hint}"
+    for method, reason in left_out.items():
+        progress.warn(f"Without '{method}': {reason}")
+    return inquiry.run, _write_comparison(inquiry.run, settings, first, measured, left_out)
+
+
+def _write_comparison(run: Run, settings: Settings, scope: Scope, measured: dict[Source, Measured],
+                      left_out: dict[Source, str]) -> dict[str, Any]:
+    from medvqa_cli.evaluation.methods import compare_sources
+
+    options = settings.calibration
+    blocks = {method: block for method, (block, _) in measured.items()}
+    found = {method: details for method, (_, details) in measured.items()}
+    compared = compare_sources(found, settings.evaluation, num_bins=options.bins, num_samples=options.samples,
+                               seed=settings.seed)
+    protocols = {method: block["protocol"] for method, block in blocks.items()}
+    shared = _find_common(list(protocols.values()))
+    shared["inference"] = _find_common([protocol["inference"] | {"created": None} for protocol in protocols.values()])
+    summary = {"method": "all", **compared, "left_out": left_out,
+               "valid_response_rate": {method: block["valid_response_rate"] for method, block in blocks.items()},
+               "folders": {method: make_scope(settings, scope.split, method).folder for method in blocks},
+               "protocol": shared | {"confidence": {method: protocol["rules"]["confidence"]
+                                                    for method, protocol in protocols.items()}}}
+    write_json(run.path / f"calibration{scope.tag}-all" / "metrics.json", summary)
+    merge_metrics(run, f"confidence_methods{scope.tag}", summary)
+    return summary
+
+
+def _find_common(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the entries that are the same in all."""
+    return {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
+
+
+def open_inquiry(settings: Settings, scope: Scope, run: str | None, progress: Progress) -> Inquiry:
+    """Return the questions of a scope and the model to ask; a fault in the data is found before a model is loaded.
+
+    Raises:
+        DataError: If the split holds no such question.
+        MedVQAError: On bad settings, data or model.
+    """
+    settings = _admit(settings, scope)
+    presented = apply_control(load_presented(settings, scope.split, progress), settings)
+    samples = select_questions(presented.samples, scope.questions, scope.split)
+    target, engine = open_engine(settings, run, progress)
+    check_control(engine, settings)
+    return Inquiry(target, engine, settings, scope.split, scope.questions, samples, scope.tag, presented)
+
+
+def _admit(settings: Settings, scope: Scope) -> Settings:
+    """Return settings that let the questions through: a run may have been trained on others."""
+    wanted, kept = {"yes_no": "closed"}.get(scope.questions, scope.questions), settings.data.question_type
+    if kept in {"all", wanted}:
+        return settings
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"question_type": wanted})})
+
+
+def find_stored(settings: Settings, scope: Scope, run: str | None, progress: Progress) -> Run | None:
+    """Return the run whose stored answers say how sure they are by a scope's method; None if the model is to be asked.
+
+    Those are used that `medvqa infer` has written, as long as the method has no rows of its own. Of words, half of the
+    answers must state a confidence: a number may stand in a reply by chance.
+
+    Raises:
+        RunError: If the run is unknown, or the answers are damaged.
+    """
+    if scope.method not in STORED or settings.infer.engine == "openai" or (run is None and settings.model.name):
+        return None
+    target = open_run(settings.paths.runs, run) if run else latest_run(settings.paths.runs)
+    name = find_rows(target, settings, scope)
+    if name == name_rows(scope.method, scope.tag) or not (target.path / f"{name}.jsonl").exists():
+        return None
+    rows = [row for row in read_predictions(target.path / f"{name}.jsonl")
+            if is_asked_for(row.sample, scope.questions) and row.sample.split == scope.split]
+    told = sum(read_confidence(row, scope.method) is not None for row in rows)
+    if not told or (scope.method == "verbalized" and 2 * told < len(rows)):
+        return None
+    progress.say(f"Measuring the answers of {name}.jsonl: {told} of {len(rows)} say how sure they are. To ask the "
+                 "model itself, add --overwrite.")
+    return target
 
 
 def sample_split(settings: Settings, split: str, *, run: str | None = None, overwrite: bool = False,
                  progress: Progress = SILENT) -> Run:
-    """Draw the answers to a split's yes/no questions that are not there yet; return the run that holds them.
+    """Draw the answers to a split's questions that are not there yet; return the run that holds them.
 
     Raises:
-        DataError: If the split holds no closed question whose gold answer is yes or no.
+        DataError: If the split holds no such question.
         MedVQAError: On bad settings, data or model.
     """
-    presented = apply_control(load_presented(settings, split, progress), settings)
-    samples = select_yes_no(presented.samples, split)
-    target, engine = open_engine(settings, run, progress)
-    check_control(engine, settings)
-    options = settings.calibration
-    meta = describe_job(settings, split, engine) | describe_data(settings, target, presented) | {
-        "samples": options.samples, "decoding": describe_decoding(options), "expected": len(samples)}
-    path = prepare_rows(target, f"samples{tag_split(settings, split)}", meta, overwrite=overwrite)
-    rest = leave_out_done(samples, path, by_image=engine.intake.by_image)
-    progress.say(f"{len(samples)} yes/no questions, {options.samples} answers each"
-                 + (f", {len(samples) - len(rest)} done before" if len(rest) < len(samples) else ""))
-    with Ledger(path, engine) as ledger, JsonlWriter(path) as writer:
-        for prediction in draw_samples(engine, rest, settings, progress):
-            writer.write(prediction)
-            ledger.keep()
-    order_rows(path, samples)
-    return target
-
-
-def select_yes_no(samples: Sequence[VQASample], split: str) -> list[VQASample]:
-    """Return the closed questions whose gold answer is yes or no.
-
-    Raises:
-        DataError: If there is none.
-    """
-    found = [sample for sample in samples if sample.answer_type == "closed" and parse_yes_no(sample.answer)]
-    if not found:
-        raise DataError(f"Split '{split}' holds no closed question with a yes/no answer.",
-                        "Calibration is measured on yes/no questions: choose another split or --question-type.")
-    return found
-
-
-def draw_samples(engine: Engine, samples: Sequence[VQASample], settings: Settings,
-                 progress: Progress) -> Iterator[Prediction]:
-    """Yield one prediction for each sample: the most frequent answer, and all answers with their counts."""
-    options = settings.calibration
-    malformed = 0
-
-    def draw(portion: list[VQASample]) -> list[tuple[AnswerSample, ...]]:
-        seed = seed_portion(engine, portion, settings.seed)
-        return engine.sample(portion, options.samples, make_decoding(options, seed))
-
-    progress.start("Sampling", len(samples), "question")
-    for group, drawn in ask(engine, samples, draw):
-        for sample, written in zip(group, drawn, strict=True):
-            answers, failures = read_answers(written, sample, settings)
-            malformed += failures
-            yield Prediction(sample=sample, answer=answers[0].text, samples=answers)
-        progress.advance(len(group))
-    progress.finish()
-    warn_malformed(malformed, len(samples) * options.samples, progress)
-
-
-def read_answers(written: Sequence[AnswerSample], sample: VQASample,
-                 settings: Settings) -> tuple[tuple[AnswerSample, ...], int]:
-    """Return the answers that sampled replies give, the most frequent first, and how many replies are malformed.
-
-    Replies that give the same answer become one: their counts add up, and so do their probabilities.
-    """
-    answers: dict[str, AnswerSample] = {}
-    malformed = 0
-    for reply in written:
-        read = read_reply(reply.text, sample, settings.prompt)
-        malformed += 0 if read.is_well_formed else reply.count
-        known = answers.get(read.answer)
-        answers[read.answer] = AnswerSample(read.answer, reply.count + (known.count if known else 0),
-                                            _add_logprobs(reply.logprob, known.logprob if known else -math.inf))
-    return tuple(sorted(answers.values(), key=lambda answer: (-answer.count, answer.text))), malformed
-
-
-def _add_logprobs(first: float | None, second: float | None) -> float | None:
-    """Return log(exp(first) + exp(second)); None if one is unknown."""
-    if first is None or second is None:
-        return None
-    high, low = max(first, second), min(first, second)
-    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+    inquiry = open_inquiry(settings, make_scope(settings, split, "sampling"), run, progress)
+    elicit(inquiry, "sampling", overwrite=overwrite, progress=progress)
+    return inquiry.run

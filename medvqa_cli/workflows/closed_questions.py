@@ -43,6 +43,12 @@ def open_router(settings: Settings, run: Run, engine: Engine, progress: Progress
     return CandidateRouter(find_vocabulary(settings, run, progress), mode)
 
 
+def open_auto_router(settings: Settings, run: Run, progress: Progress = SILENT) -> CandidateRouter:
+    """Return what routes closed questions as `infer.closed_candidates` says; by every route where it is off."""
+    mode = settings.infer.closed_candidates
+    return CandidateRouter(find_vocabulary(settings, run, progress), "auto" if mode == "off" else mode)
+
+
 def find_vocabulary(settings: Settings, run: Run, progress: Progress) -> Vocabulary:
     """Return the vocabulary of `infer.closed_vocab`, else the run's, built from the training split if it has none.
 

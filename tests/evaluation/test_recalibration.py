@@ -69,7 +69,7 @@ def test_details_of_candidates():
 
 
 @pytest.mark.parametrize(("source", "hint"), [
-    ("logits", "--closed-candidates"), ("likelihood", "log-probabilities"), ("verbalized", "--instruction"),
+    ("logits", "--method logits"), ("likelihood", "log-probabilities"), ("verbalized", "--max-new-tokens"),
     ("sampling", "--overwrite")])
 def test_answers_without_a_confidence_are_refused(source, hint):
     with pytest.raises(DataError, match="has a confidence by|have no sampled answers") as caught:

@@ -14,8 +14,9 @@ from medvqa_cli.records import AnswerSample, Prediction, write_json, write_jsonl
 from medvqa_cli.runs import create_run, open_run
 from medvqa_cli.settings.schema import make_settings, to_tree
 from medvqa_cli.workflows.calibrate import evaluate_calibration
-from medvqa_cli.workflows.confidence import Recalibration, measure_confidence, read_wanted
+from medvqa_cli.workflows.confidence import measure_confidence
 from medvqa_cli.workflows.data import load_samples
+from medvqa_cli.workflows.recalibrating import Recalibration, read_wanted
 from tests.data.builders import Notes
 
 DATA = {"dataset": "demo", "question_type": "closed",
@@ -149,11 +150,6 @@ def test_bad_input_has_one_clear_error(own):
         read_wanted("magic", None)
     with pytest.raises(SettingsError, match="exclude each other"):
         read_wanted("platt", "c.json")
-    llava = make_settings({"model": {"name": "llava"}}).model
-    with pytest.raises(SettingsError, match=r"measures the stored answers of a run, but a model is named: 'llava'"):
-        evaluate_calibration(configure(method="logits").model_copy(update={"model": llava}))
-    with pytest.raises(DataError, match="has a confidence by 'verbalized'"):
-        evaluate_calibration(configure(method="verbalized"), run="r")
     shutil.copy(run.path / "samples-validation.jsonl", run.path / "samples.jsonl")
     with pytest.raises(RunError, match=r"samples\.jsonl' holds answers to split 'validation', not to 'test'"):
         measure_confidence(run, configure())

@@ -9,8 +9,9 @@ from medvqa_cli.progress import SILENT
 from medvqa_cli.records import VQASample, read_jsonl
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.workflows.asking import group_samples
-from medvqa_cli.workflows.calibrate import evaluate_calibration, select_yes_no
+from medvqa_cli.workflows.calibrate import evaluate_calibration
 from medvqa_cli.workflows.data import load_samples
+from medvqa_cli.workflows.elicitation.inquiry import select_questions
 from medvqa_cli.workflows.evaluate import evaluate_answers
 from medvqa_cli.workflows.infer import infer_image, infer_split
 from tests.workflows.conftest import merge
@@ -148,7 +149,7 @@ def test_calibration_is_resumable_and_complete(own_run):
     settings, run = own_run
     target, metrics = evaluate_calibration(settings, run="small")
     assert target == run
-    expected = select_yes_no(load_samples(settings, "test", SILENT), "test")
+    expected = select_questions(load_samples(settings, "test", SILENT), "yes_no", "test")
     rows = list(read_jsonl(run.path / "samples.jsonl"))
     assert [row["sample"]["question_id"] for row in rows] == [sample.question_id for sample in expected]
     assert all(sum(answer["count"] for answer in row["samples"]) == 12 for row in rows)

@@ -10,7 +10,8 @@ from medvqa_cli.errors import RunError
 from medvqa_cli.inference.protocol import Generation, Intake
 from medvqa_cli.records import AnswerSample, VQASample, read_jsonl, write_json
 from medvqa_cli.settings.schema import make_settings
-from medvqa_cli.workflows.calibrate import draw_samples, evaluate_calibration, read_answers
+from medvqa_cli.workflows.calibrate import evaluate_calibration
+from medvqa_cli.workflows.elicitation.sampling import draw_portion, read_answers
 from medvqa_cli.workflows.infer import answer_samples, infer_split
 from tests.data.builders import Notes
 from tests.workflows.conftest import merge
@@ -74,9 +75,8 @@ def test_sampled_replies_with_one_answer_add_up(progress):
     assert [answer.logprob and round(math.exp(answer.logprob), 9) for answer in answers] == [0.4, 0.4, None]
     assert malformed == 2
     settings = make_settings({"prompt": {"style": "think"}, "calibration": {"samples": 4}})
-    (prediction,) = draw_samples(Parrot("<answer>no</answer>", "hm"), [sample], settings, progress)
-    assert (prediction.answer, prediction.samples[0].count) == ("hm", 2)
-    assert progress.warnings[0].startswith("2 of 4 replies are not in the form")
+    ((prediction, faults),) = draw_portion(Parrot("<answer>no</answer>", "hm"), settings, [sample])
+    assert (prediction.answer, prediction.samples[0].count, faults) == ("hm", 2, 2)
 
 
 def test_plain_sampled_answers_stay_as_they_are():

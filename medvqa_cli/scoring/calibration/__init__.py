@@ -12,7 +12,11 @@ from medvqa_cli.scoring.calibration.bins import (
     sweep_calibration_error,
     underconfidence,
 )
-from medvqa_cli.scoring.calibration.floor import simulate_bias_floor, simulate_confidence_floor
+from medvqa_cli.scoring.calibration.floor import (
+    simulate_bias_floor,
+    simulate_confidence_floor,
+    simulate_share_floor,
+)
 from medvqa_cli.scoring.calibration.probabilities import (
     BrierParts,
     brier_score,
@@ -27,5 +31,6 @@ __all__ = [
     "Bin", "BrierParts", "Vote", "assign_bins", "bin_confidences", "bound_bins", "brier_score", "decompose_brier",
     "expected_calibration_error", "maximum_calibration_error", "measure_calibration", "measure_error",
     "negative_log_likelihood", "overconfidence", "simulate_bias_floor", "simulate_confidence_floor",
-    "squared_calibration_error", "sweep_calibration_error", "trace_risk", "underconfidence", "vote_yes_no",
+    "simulate_share_floor", "squared_calibration_error", "sweep_calibration_error", "trace_risk", "underconfidence",
+    "vote_yes_no",
 ]

@@ -36,6 +36,25 @@ def simulate_bias_floor(p_yes: Sequence[float], num_samples: int, num_bins: int,
     return float(np.mean(errors))
 
 
+def simulate_share_floor(confidences: Sequence[float], num_samples: int, num_bins: int, *, seed: int = 0,
+                         rounds: int = 200) -> float:
+    """Return the same for answers to questions of any kind, the confidence being the majority's share of samples.
+
+    Each round draws every majority's share anew, and whether it is right, with its confidence as the probability of
+    both. That another answer may win the vote is left out.
+
+    Raises:
+        ValueError: If there is no question or no sample.
+    """
+    truth = np.asarray(confidences, float)
+    if not len(truth) or num_samples < 1:
+        raise ValueError("a bias floor needs at least one question and one sample")
+    random = np.random.default_rng(seed)
+    return float(np.mean([measure_error(random.binomial(num_samples, truth) / num_samples,
+                                        (random.random(len(truth)) < truth).astype(float), num_bins)
+                          for _ in range(rounds)]))
+
+
 def simulate_confidence_floor(confidences: Sequence[float], num_bins: int, *, seed: int = 0,
                               rounds: int = 200) -> float:
     """Return the same for confidences that are exact, not shares of samples: an answer is right with its confidence.

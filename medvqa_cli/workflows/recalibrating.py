@@ -1,0 +1,160 @@
+"""Calibrators learnt from a run's confidences, or applied to them, and rules to abstain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvqa_cli.errors import DataError, SettingsError
+from medvqa_cli.progress import SILENT, Progress
+from medvqa_cli.workflows.data import open_data
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medvqa_cli.evaluation.details import Detail
+    from medvqa_cli.runs import Run
+    from medvqa_cli.scoring.recalibration import Calibrator, Method
+    from medvqa_cli.settings.schema import Settings
+    from medvqa_cli.workflows.scopes import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Recalibration:
+    """What is to be done about the confidences: learn a calibrator here, apply one, or neither.
+
+    Args:
+        fit: The method to learn by, on this split.
+        calibrator: A stored calibrator to apply.
+    """
+
+    fit: Method | None = None
+    calibrator: Path | None = None
+
+
+NOTHING = Recalibration()
+
+
+def read_wanted(fit: str | None, calibrator: str | None) -> Recalibration:
+    """Return what was typed for --fit-calibrator and --calibrator.
+
+    Raises:
+        SettingsError: If the method is unknown, or both are given.
+    """
+    from medvqa_cli.scoring.recalibration import METHODS
+
+    if fit is not None and calibrator is not None:
+        raise SettingsError("--fit-calibrator and --calibrator exclude each other.",
+                            "Fit on validation first, then measure on test with --calibrator.")
+    method = next((known for known in METHODS if known == fit), None)
+    if fit is not None and method is None:
+        raise SettingsError(f"--fit-calibrator is '{fit}'.", f"Choose one of {', '.join(METHODS)}.")
+    return Recalibration(method, Path(calibrator) if calibrator else None)
+
+
+def check_recalibration(settings: Settings, split: str, wanted: Recalibration, progress: Progress = SILENT) -> None:
+    """Refuse to learn a calibrator from what it will be judged on; warn where images are shared.
+
+    Raises:
+        SettingsError: If the split is the test split, or one calibrator is to be applied to all methods.
+        DataError: If the data set has no such split.
+    """
+    if wanted.calibrator is not None and settings.calibration.method == "all":
+        raise SettingsError("--calibrator and --method all exclude each other: a calibrator is for confidences of one "
+                            "kind.", "Name the method that it was learnt for.")
+    if wanted.fit is None:
+        return
+    if split == settings.data.test_split:
+        raise SettingsError(f"A calibrator must not be learnt on the test split '{split}': what it is judged on would "
+                            "have taught it.", f"Use --split {settings.data.validation_split}.")
+    prepared = open_data(settings, progress)
+    if split not in prepared.counts:
+        raise DataError(f"The data set '{prepared.name}' has no split '{split}' to learn a calibrator from; it has: "
+                        f"{', '.join(prepared.counts)}.",
+                        "Name another with --split, but not the test split; a share of training questions the model "
+                        "has not seen would do.")
+    shared = count_shared_images(settings, split)
+    if shared:
+        progress.warn(f"{shared} images of split '{split}' are in the test split too: the calibrator has seen part of "
+                      "what it will be judged on.")
+
+
+def count_shared_images(settings: Settings, split: str) -> int:
+    """Return how many images, by id or file, a split shares with the test split."""
+    from medvqa_cli.data.prepared.store import read_split
+
+    prepared, test = open_data(settings, SILENT), settings.data.test_split
+    if test not in prepared.counts:
+        return 0
+    own, others = (read_split(prepared.path, name) for name in (split, test))
+    files = {file for sample in others for file in sample.images}
+    ids = {sample.image_id for sample in others}
+    return len({sample.image_id for sample in own if sample.image_id in ids or files.intersection(sample.images)})
+
+
+def recalibrate_details(run: Run, settings: Settings, scope: Scope, details: list[Detail], summary: dict[str, Any],
+                        *, wanted: Recalibration, progress: Progress = SILENT) -> list[Detail]:
+    """Add before and after to the summary; return the details, recalibrated where a calibrator is applied."""
+    from medvqa_cli.evaluation.recalibration import compare_calibration, describe_calibrator, recalibrate
+    from medvqa_cli.scoring.recalibration import read_calibrator
+
+    options: dict[str, Any] = {"num_bins": settings.calibration.bins, "num_samples": summary["num_samples"]}
+    if wanted.fit is not None:
+        calibrator, folds = _learn(run, settings, scope, details, summary, method=wanted.fit, **options)
+        found = {"role": "learnt", "folds": folds is not None}
+    elif wanted.calibrator is not None:
+        calibrator = read_calibrator(wanted.calibrator.expanduser())
+        details = folds = recalibrate(details, calibrator, scope.method)
+        found = {"role": "applied", "folds": False}
+        _warn_of_others(calibrator, scope, progress)
+    else:
+        return details
+    compared = compare_calibration(folds, settings.evaluation, seed=settings.seed, **options) if folds else {}
+    summary["recalibration"] = found | {"calibrator": describe_calibrator(calibrator)} | compared
+    return details
+
+
+def _warn_of_others(calibrator: Calibrator, scope: Scope, progress: Progress) -> None:
+    taught = calibrator.provenance.get("asked_for", scope.questions)
+    if taught != scope.questions:
+        progress.warn(f"The calibrator was learnt from {name_questions(taught)}, these are "
+                      f"{name_questions(scope.questions)}: what is sure of the one may not be of the other.")
+
+
+def name_questions(questions: str) -> str:
+    """Return what the questions asked for are called."""
+    return "questions of all kinds" if questions == "all" else f"{questions.replace('yes_no', 'yes/no')} questions"
+
+
+def _learn(run: Run, settings: Settings, scope: Scope, details: list[Detail], summary: dict[str, Any], *,
+           method: Method, **options: Any) -> tuple[Calibrator, list[Detail] | None]:
+    """Write a calibrator; return it, and the details as calibrators learnt without their image make them."""
+    from medvqa_cli.evaluation.recalibration import learn_calibrator, recalibrate_by_folds
+    from medvqa_cli.scoring.recalibration import write_calibrator
+
+    by, protocol = settings.calibration.calibrate_by, summary["protocol"]
+    options = options | {"source": scope.method, "group_by": "" if by == "none" else by}
+    calibrator = learn_calibrator(details, method, **options, provenance={
+        "run": run.name, "dataset": protocol["dataset"], "split": protocol["split"], "questions": len(details),
+        "asked_for": scope.questions, "images": protocol["images"],
+        "shared_images": count_shared_images(settings, protocol["split"]),
+        "model": protocol["inference"].get("model")})
+    write_calibrator(run.path / scope.calibrator, calibrator)
+    return calibrator, recalibrate_by_folds(details, method, seed=settings.seed, **options)
+
+
+def add_rules(run: Run, settings: Settings, scope: Scope, details: Sequence[Detail], summary: dict[str, Any]) -> None:
+    """Add rules to abstain: chosen here unless this is the test split, where those of validation are tried."""
+    from medvqa_cli.evaluation.abstention import check_rules, choose_rules
+
+    if scope.split != settings.data.test_split:
+        summary["abstention"] = choose_rules(details, settings.calibration.risk, seed=settings.seed)
+        return
+    validation = settings.data.validation_split
+    name = f"{scope.on(validation, settings).folder}/metrics.json"
+    if validation != scope.split and (run.path / name).exists():
+        known = run.read_json(name)
+        if known.get("abstention"):
+            summary["abstention_check"] = check_rules(known["abstention"], details, settings.evaluation,
+                                                      seed=settings.seed) | {"chosen_on": validation}
