@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     Statistic = Callable[[NDArray[np.intp]], float]
 
 BLOCK = 500
+BLOCK_NUMBERS = 2**16
+KEPT_NUMBERS = 2**21
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +117,28 @@ def number_clusters(clusters: Sequence[Hashable]) -> NDArray[np.intp]:
     return np.asarray([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.intp)
 
 
-def draw_weights(count: int, resamples: int, seed: int, *, block: int = BLOCK) -> Iterator[NDArray[np.float64]]:
-    """Yield how often each of `count` clusters is drawn, [draws, clusters], `block` draws at a time."""
-    random = np.random.default_rng(seed)
-    for start in range(0, resamples, block):
-        yield random.multinomial(count, np.full(count, 1 / count), size=min(block, resamples - start)).astype(float)
+def draw_weights(count: int, resamples: int, seed: int, *, block: int | None = None) -> Iterator[NDArray[np.float64]]:
+    """Yield how often each of `count` clusters is drawn, [draws, clusters], `block` draws at a time.
+
+    Without a `block`, as many as fit into a processor's cache. Draws of few clusters are kept for the next statistic.
+    """
+    size = max(1, block or BLOCK_NUMBERS // count)
+    is_kept = count * resamples <= KEPT_NUMBERS
+    kept, random = _draw_all(count, resamples, seed) if is_kept else None, np.random.default_rng(seed)
+    for start in range(0, resamples, size):
+        drawn = _draw(random, count, min(size, resamples - start)) if kept is None else kept[start:start + size]
+        yield drawn.astype(float)
+
+
+@functools.lru_cache(maxsize=16)
+def _draw_all(count: int, resamples: int, seed: int) -> NDArray[np.int32]:
+    return _draw(np.random.default_rng(seed), count, resamples).astype(np.int32)
+
+
+def _draw(random: np.random.Generator, count: int, draws: int) -> NDArray[np.intp]:
+    """Return multinomial counts, by counting single draws: several times as fast as drawing the counts."""
+    places = random.integers(0, count, (draws, count)) + count * np.arange(draws)[:, None]
+    return np.bincount(places.ravel(), minlength=draws * count).reshape(draws, count)
 
 
 def _percentiles(estimate: float, draws: NDArray[np.float64], level: float) -> Interval:

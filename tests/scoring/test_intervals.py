@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from medvqa_cli.scoring.intervals import bootstrap_mean, bootstrap_ratio, bootstrap_statistic, wilson_interval
+from medvqa_cli.scoring import intervals
+from medvqa_cli.scoring.intervals import (
+    bootstrap_mean,
+    bootstrap_ratio,
+    bootstrap_statistic,
+    draw_weights,
+    wilson_interval,
+)
 
 
 def test_without_clusters_it_is_the_ordinary_bootstrap():
@@ -60,3 +67,11 @@ def test_wilson_equals_scipy():
         expected = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
         found = wilson_interval(successes, trials)
         assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
+def test_draws_do_not_depend_on_how_many_are_made_at_a_time_nor_on_what_is_kept(monkeypatch):
+    whole = np.concatenate(list(draw_weights(7, 50, 3)))
+    assert (whole.sum(axis=1) == 7).all()
+    assert abs(np.concatenate(list(draw_weights(7, 20_000, 3))).var() - 6 / 7) < 0.02  # of one multinomial count
+    monkeypatch.setattr(intervals, "KEPT_NUMBERS", 0)
+    assert np.array_equal(np.concatenate(list(draw_weights(7, 50, 3, block=8))), whole)
