@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.reporting.blocks import Facts, Headline, Headlines, Meter, Note, Plots, Section, Table
+from medvqa_cli.reporting.controls import (
+    CONTROLS,
+    explain_survival,
+    list_habit_rules,
+    list_habits,
+    list_survivals,
+)
 from medvqa_cli.reporting.estimates import (
     BASELINES,
     CONFIDENCE_TERMS,
@@ -19,6 +26,7 @@ from medvqa_cli.reporting.estimates import (
 from medvqa_cli.reporting.figures import draw_accuracy
 from medvqa_cli.reporting.formatting import MISSING, format_count, format_interval, format_value, name_key
 from medvqa_cli.reporting.protocol import describe_interval, describe_shortly, list_protocol, list_rules, refuse_numbers
+from medvqa_cli.reporting.trust import name_questions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,11 +37,8 @@ if TYPE_CHECKING:
 LEAD = ("Accuracy part by part. Where an interval reaches down to the baseline, the part is too small, or the model "
         "too weak, to tell the two apart.")
 Answers = dict[str, dict[str, Any]]
-TAGS = {"main": "This model", "before": "Before training", "blank": "Blank images",
-        "shuffled": "Another question's image", "text-only": "No image"}
-CONTROLS = ("blank", "shuffled", "text-only")
-"""Answers of the same model without the right picture: what survives is guessed, not seen."""
-NAMES = {"blank": "blank images", "shuffled": "another question's image", "text-only": "no image"}
+TAGS = {"main": "This model", "before": "Before training",
+        **{tag: name[:1].upper() + name[1:] for tag, name in CONTROLS.items()}}
 GROUPS = {"question_type": "Question type", "answer_type": "Answer type", "modality": "Modality", "organ": "Organ",
           "language": "Language"}
 TITLES = {**GROUPS, "ambiguity": "Ambiguity of closed questions"}
@@ -72,6 +77,10 @@ def build_summary(answers: Mapping[str, Any], calibration: Mapping[str, Any], wa
     blocks += [Note(text, "warning") for text in [*_find_doubts(stated, calibration), *warnings]]
     if stated:
         blocks.append(_compare(stated))
+        controls = stated.get("main", {}).get("controls") or {}
+        if habits := list(list_habits(controls)):
+            blocks += [Facts("Habits of answering", habits),
+                       Facts("What controls and habits mean", list_habit_rules(controls), folded=True)]
         for tag, block in stated.items():
             name = name_tag(tag).lower()
             blocks += [Facts(f"Protocol: {name}", list(list_protocol(block["protocol"], rules=False)),
@@ -100,7 +109,7 @@ def _list_calibration(block: Mapping[str, Any]) -> Iterator[Headline]:
     protocol = read_protocol(block, CONFIDENCE_TERMS) if block else None
     if protocol and block.get("ece") is not None:
         interval = block.get("intervals", {}).get("ece", {})
-        basis = (f"{format_count(block.get('num_questions'))} yes/no questions; "
+        basis = (f"{format_count(block.get('num_questions'))} {name_questions(block)}; "
                  f"{format_value(block.get('bias_floor'))} if perfectly calibrated")
         yield Headline("Calibration error (ECE)", format_value(block["ece"]),
                        format_interval(interval.get("low"), interval.get("high")), basis, describe_shortly(protocol))
@@ -137,8 +146,8 @@ def _compare(stated: Answers) -> Table:
         parts = [_read_part(block, kind, metric) for kind, metric in (("closed", "accuracy"), ("open", "exact_match"),
                                                                       ("open", "token_f1"))]
         label = name_tag(tag) if tag == "main" or tag in controls else f"{name_tag(tag)} ({_name_questions(block)})"
-        kept = measure_share(main, block) if main and tag in controls and tag != "before" else {}
-        rows.append([label, *(meter_estimate(part) for part in parts), *_say_shares(kept)])
+        kept = list_survivals(main, tag, block) if main and tag in controls and tag != "before" else [MISSING] * 2
+        rows.append([label, *(meter_estimate(part) for part in parts), *kept])
     known = main.get("baselines") or {}
     for name, label in BASELINES.items():
         shares = [known.get(kind, {}).get(name) for kind in ("closed", "open")]
@@ -157,17 +166,6 @@ def _compare(stated: Answers) -> Table:
                  f"{describe_shortly(protocol)} In brackets: {describe_interval(protocol)}.")
 
 
-def measure_share(main: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
-    """Return which share of the model's closed accuracy and open exact match other answers to the questions reach."""
-    pairs = {kind: [_read_part(block, kind, metric).value for block in (main, other)]
-             for kind, metric in (("closed", "accuracy"), ("open", "exact_match"))}
-    return {kind: other / own for kind, (own, other) in pairs.items() if own and other is not None}
-
-
-def _say_shares(kept: Mapping[str, float]) -> list[str]:
-    return [f"{100 * kept[kind]:.0f} %" if kind in kept else MISSING for kind in ("closed", "open")]
-
-
 def _name_questions(block: Mapping[str, Any]) -> str:
     protocol = block["protocol"]
     return f"other questions: {protocol.get('dataset')}, {protocol.get('split')} split, n = {protocol.get('n')}"
@@ -181,11 +179,7 @@ def _explain_comparison(stated: Answers) -> str:
     text = ("Guesses without the picture come from the training questions: the most frequent answer, that of the same "
             "question type, that to the same question in the same words. ")
     same = find_controls(stated, "main") if "main" in stated else {}
-    shares = {tag: measure_share(stated["main"], same[tag]) for tag in CONTROLS if tag in same}
-    kept = [f"{100 * found['closed']:.0f} % with {NAMES[tag]}" for tag, found in shares.items() if "closed" in found]
-    if kept:
-        text = f"Of its closed accuracy the model keeps {', '.join(kept)}: that much is guessed, not seen. {text}"
-    return text
+    return explain_survival(stated.get("main", {}), same) + text
 
 
 def meter_estimate(score: Estimate, baseline: float | None = None) -> Meter:

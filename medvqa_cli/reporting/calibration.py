@@ -21,6 +21,7 @@ from medvqa_cli.reporting.protocol import (
 from medvqa_cli.reporting.trust import (
     build_abstention,
     build_recalibration,
+    name_questions,
     name_source,
     show_measure,
     tabulate_sources,
@@ -76,7 +77,8 @@ def build_calibration(block: Mapping[str, Any], details: Sequence[Mapping[str, A
     blocks += [*build_recalibration(block), *build_abstention(block), *_list_sources(block, others or {}),
                _tabulate_bins(read_bins(block)),
                Facts("Protocol: calibration", list(list_protocol(protocol)), folded=True)]
-    return Section("calibration", "Calibration", f"{LEAD} Confidence by {name_source(block)}.", blocks)
+    return Section("calibration", "Calibration",
+                   f"{LEAD} Confidence by {name_source(block)}, {name_questions(block)}.", blocks)
 
 
 def _draw_figures(block: Mapping[str, Any], protocol: Mapping[str, Any],

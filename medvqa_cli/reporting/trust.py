@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medvqa_cli.reporting.blocks import Block
 
 SOURCES = {"sampling": "sampled answers", "logits": "candidates' probabilities", "likelihood": "likelihood of the text",
-           "verbalized": "stated in the answer"}
+           "verbalized": "stated in the answer", "entropy": "semantic entropy of sampled answers", "p_true": "P(True)"}
 COMPARED = ("accuracy", "mean_confidence", "ece", "bias_floor", "brier", "auroc", "aurc")
 CHANGED = ("ece", "overconfidence", "underconfidence", "mean_confidence", "brier", "nll", "auroc")
 RULES = {"risk": "of the answers given", "error": "of all questions"}
@@ -29,9 +29,16 @@ def name_source(block: Mapping[str, Any]) -> str:
     return SOURCES.get(method, method)
 
 
+def name_questions(block: Mapping[str, Any]) -> str:
+    """Return which questions a calibration is about, in words: "yes/no questions"."""
+    kind = str((block.get("protocol") or {}).get("questions") or "yes_no")
+    return {"yes_no": "yes/no questions", "all": "all questions"}.get(kind, f"{kind.replace('_', ' ')} questions")
+
+
 def tabulate_sources(blocks: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return every measured source of confidence beside the others, each with its split; all state their protocol."""
-    rows = [[f"{name_source(block)}, {block['protocol']['split']} split", format_count(block.get("num_questions")),
+    rows = [[f"{name_source(block)}, {name_questions(block)}, {block['protocol']['split']} split",
+             format_count(block.get("num_questions")),
              *(show_measure(block, name) for name in COMPARED)] for block in blocks.values()]
     first = next(iter(blocks.values()))["protocol"]
     return Table("Confidence from each source", ["Confidence by", "Questions", *map(name_metric, COMPARED)], rows,

@@ -65,7 +65,8 @@ def test_comparison_shows_controls_baselines_and_the_best_possible(page, metrics
     assert rows["Majority answer (no picture)"] == [*(f"{share:.3f}" for share in majority), "-", "-", "-"]
     kept = [answers["blank"][kind][f"{metric}@medvqa"]["value"] / answers["main"][kind][f"{metric}@medvqa"]["value"]
             for kind, metric in (("closed", "accuracy"), ("open", "exact_match"))]
-    assert rows["Blank images"][3:] == [f"{100 * share:.0f} %" for share in kept]
+    for cell, share in zip(rows["Blank images"][3:], kept, strict=True):
+        assert cell.startswith(f"{100 * share:.0f} % [")
     assert rows["Before training"][3:] == ["-", "-"]  # what an untrained model reaches is not kept of anything
 
 

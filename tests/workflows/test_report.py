@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medvqa_cli.errors import RunError
+from medvqa_cli.errors import RunError, SettingsError
 from medvqa_cli.records import Prediction, VQASample, write_json, write_jsonl
 from medvqa_cli.runs import Run
 from medvqa_cli.workflows.report import write_report
@@ -140,3 +140,115 @@ def test_folder_that_cannot_be_written_is_one_clear_error(run):
     run.figures.write_text("a file in the way", encoding="utf-8")
     with pytest.raises(RunError, match="File exists"):
         write_report(run)
+
+
+def score(run: Run, answers: list[str]) -> Run:
+    """Answer one question about each of some images in a run, and score it."""
+    from medvqa_cli.settings.schema import make_settings
+    from medvqa_cli.workflows.evaluate import evaluate_answers
+
+    write_json(run.manifest, {"created": "2026-11-21"})
+    write_jsonl(run.path / "predictions.jsonl", [predict(number, None, text) for number, text in enumerate(answers)])
+    evaluate_answers(run, make_settings({"evaluation": {"resamples": 50}}))
+    return run
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two runs on the same 40 questions, the second right on 20 more, and settings that know where they are."""
+    from medvqa_cli.settings.schema import make_settings
+
+    for name, right in (("first", 10), ("second", 30)):
+        score(Run(tmp_path / "runs" / name), ["yes"] * right + ["no"] * (40 - right))
+    return Run(tmp_path / "runs" / "first"), make_settings({"paths": {"runs": str(tmp_path / "runs")}})
+
+
+def test_runs_stand_side_by_side_and_are_compared_in_pairs(pair, tmp_path):
+    run, settings = pair
+    extras = Extras(others=["second"], markdown=tmp_path / "out" / "t.md", latex=tmp_path / "out" / "t.tex",
+                    output=tmp_path / "out" / "page.html")
+    assert write_report(run, settings=settings, extras=extras) == tmp_path / "out" / "page.html"
+    assert not run.report.exists()
+    html = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+    assert '<section id="comparison"' in html
+    text = (tmp_path / "out" / "t.md").read_text(encoding="utf-8")
+    row = next(line for line in text.splitlines() if line.startswith("| closed: Accuracy |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:4] == ["40", "0.250", "0.750"]
+    assert cells[4].startswith("+0.500 ")
+    assert cells[7] == "0 / 20"
+    assert "40 questions on 40 images that every system answered" in text
+    assert "](<../runs/first/figures/difference-1.svg>)" in text
+    assert (run.figures / "difference-1.png").read_bytes().startswith(b"\x89PNG")
+    assert r"\detokenize{../runs/first/figures/difference-1.png}" in (tmp_path / "out" / "t.tex").read_text("utf-8")
+
+
+def test_a_system_that_is_not_scored_is_compared_all_the_same(pair, tmp_path):
+    run, settings = pair
+    (tmp_path / "runs" / "second" / "metrics.json").unlink()
+    html = write_report(run, settings=settings, extras=Extras(others=["second"])).read_text(encoding="utf-8")
+    assert "not scored" in html
+    assert "+0.500" in html
+
+
+def test_published_results_stand_beside(pair, tmp_path):
+    run, settings = pair
+    file = tmp_path / "known.yaml"
+    file.write_text("studies:\n  - name: Theirs\n    source: A paper\n    protocol: {split: test}\n    measures:\n"
+                    "      closed: {label: Closed, ours: closed.accuracy}\n    results:\n      d:\n"
+                    "        - {system: Known, closed: 90}\n", encoding="utf-8")
+    html = write_report(run, settings=settings, extras=Extras(published=file)).read_text(encoding="utf-8")
+    assert "Published elsewhere, not measured here. Source: A paper. Not comparable: it does not state" in html
+    assert (run.figures / "published-1.svg").exists()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "The file of published results '{file}' cannot be read"),
+    ("studies: 3\n", "the document should be a mapping with a list 'studies'"),
+    ("studies: [\n", "known.yaml"),
+])
+def test_a_bad_file_of_published_results_is_one_clear_error(run, tmp_path, content, message):
+    file = tmp_path / "known.yaml"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    with pytest.raises(SettingsError) as caught:
+        write_report(run, extras=Extras(published=file))
+    assert message.format(file=file) in caught.value.message
+    assert not run.report.exists()
+
+
+def test_an_unknown_run_to_compare_with_is_one_clear_error(pair):
+    run, settings = pair
+    with pytest.raises(RunError, match="There is no run 'third'"):
+        write_report(run, settings=settings, extras=Extras(others=["third"]))
+
+
+def test_pictures_that_do_not_fit_are_left_out_and_said(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("medvqa_cli.workflows.report.PICTURE_BYTES", 100)
+    write_jsonl(run.path / "predictions.jsonl", [predict(n, draw(tmp_path / f"{n}.png")) for n in range(3)])
+    path = write_report(run)
+    gallery = read_gallery(path)
+    assert [bool(question["picture"]) for question in gallery["questions"]] == [True, False, False]
+    assert "2 of them are without their picture: the page would be too large." in path.read_text(encoding="utf-8")
+
+
+def test_characters_without_a_font_are_warned_of(run, monkeypatch):
+    from medvqa_cli.reporting.figures import Figure
+    from medvqa_cli.workflows.report import _write_figure
+
+    run.figures.mkdir()
+    listener = Notes()
+    _write_figure(run, Figure("organ", "T", "C", "", "<svg/>", b"png", {"[1]": "肺部"}), listener)
+    (warning,) = listener.warnings
+    assert warning == ("No font here has all characters of figures/organ: in its files [1] is 肺部 (the page shows "
+                       "them). Install one that has, such as Noto Sans CJK, and write the report again.")
+
+
+def test_details_of_another_split_say_nothing_about_these_questions(run):
+    write_jsonl(run.path / "predictions.jsonl", [predict(1, None)])
+    write_json(run.path / "metrics.json", {"calibration-validation": {"protocol": {"split": "validation"}}})
+    write_json(run.path / "calibration-validation" / "detailed_results.json", [
+        {"question_id": "q1", "p_yes": 0.9, "p_no": 0.1, "yes_count": 9, "no_count": 1, "is_valid": True}])
+    question = read_gallery(write_report(run))["questions"][0]
+    assert question["basis"] == "probability of its text"
+    assert question["others"] == []
