@@ -125,3 +125,64 @@ def test_policy_stops_a_script_that_slipped_in(open_page, full_run, tmp_path):
     document, console = open_page(page)
     assert "<title>example · medvqa report</title>" in document
     assert any("Content Security Policy" in line for line in console)
+
+
+LARGE_DRIVER = """
+const form = document.querySelector("#gallery form");
+const time = (action) => { const start = performance.now(); action(); return performance.now() - start; };
+const change = (name, value) => {
+  form.elements[name].value = value;
+  form.elements[name].dispatchEvent(new Event("input", { bubbles: true }));
+};
+const log = {};
+log.cards = document.querySelectorAll(".cards > li").length;
+log.sort = time(() => change("order", "question"));
+log.search = time(() => change("text", "question 49"));
+log.status = document.querySelector(".status").textContent;
+log.filter = time(() => { change("text", ""); change("outcome", "wrong"); });
+log.shown = document.querySelectorAll(".cards > li").length;
+log.lazy = [...document.querySelectorAll(".cards img")].every((image) => image.loading === "lazy");
+document.body.dataset.log = JSON.stringify(log);
+"""
+
+
+@pytest.mark.slow
+def test_five_thousand_questions_stay_smooth(open_page, tmp_path):
+    from medvqa_cli.records import Prediction, VQASample
+    from medvqa_cli.reporting.blocks import Section
+    from medvqa_cli.reporting.gallery import Entry, build_gallery
+    from medvqa_cli.reporting.page import Page, render_page
+
+    entries = [Entry(Prediction(sample=VQASample(
+        dataset="d", split="test", question_id=f"q{number}", image_id=f"i{number % 700}", answer="yes",
+        question=f"Is this question {number}?", answer_type="closed", modality="CT", images=(f"{number % 700}.png",)),
+        answer="no"), "wrong" if number % 3 else "right", 0.5) for number in range(5000)]
+    thumbnails = {f"{number}.png": b"\xff\xd8" + bytes([number % 256]) * 6000 for number in range(700)}
+    gallery = build_gallery(entries, entries, thumbnails)
+    html = render_page(Page("Large", "", "2026-01-01T00:00:00", [Section("questions", "Questions", "", [gallery])]))
+    page = tmp_path / "large.html"
+    page.write_text(re.sub(r"<meta http-equiv=[^>]*>", "", html).replace(
+        "</body>", f"<script>{LARGE_DRIVER}</script></body>"), encoding="utf-8")
+    assert page.stat().st_size < 10_000_000
+    document, console = open_page(page)
+    log = json.loads(unescape(re.search(r'data-log="([^"]*)"', document)[1]))
+    assert (log["cards"], log["shown"], log["lazy"]) == (48, 48, True)  # a page of cards at a time, never all
+    assert log["status"] == f"{sum('49' in str(number) for number in range(5000))} of 5,000 questions match."
+    for action in ("sort", "search", "filter"):
+        assert log[action] < 1000, (action, log[action])
+    assert not console
+
+
+@pytest.mark.slow
+def test_a_page_with_everything_logs_no_error(open_page, full_run, tmp_path):
+    from medvqa_cli.settings.schema import make_settings
+    from medvqa_cli.workflows.report import write_report
+    from medvqa_cli.workflows.report_extras import Extras
+
+    published = Path(__file__).parents[2] / "examples" / "published.yaml"
+    page = write_report(full_run, settings=make_settings({"paths": {"runs": str(full_run.path.parent)}}),
+                        extras=Extras(others=["example:blank"], published=published, output=tmp_path / "page.html"))
+    document, console = open_page(page)
+    for key in ("comparison", "published", "closed", "calibration"):
+        assert f'<section id="{key}"' in document
+    assert not console
