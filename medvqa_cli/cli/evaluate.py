@@ -10,6 +10,7 @@ from medvqa_cli.cli.calibration_tables import print_methods, print_trust
 from medvqa_cli.cli.command import command
 from medvqa_cli.cli.completion import complete_choice, complete_run
 from medvqa_cli.cli.controls import print_controls
+from medvqa_cli.cli.diagnosis import print_diagnosis
 from medvqa_cli.cli.groups import make_group
 from medvqa_cli.cli.options import (
     CALIBRATION,
@@ -52,6 +53,9 @@ CONTROLS = tuple(replace(option, panel="Trust") for option in (
     Option("--controls", "Ask again without the image: blank, shuffled, shuffled-modality, text-only; what is left of "
            "the result stands beside it.", metavar="NAMES"),
     Option("--option-orders", "Ask questions that show options in N orders: how many answers change.", metavar="N")))
+DIAGNOSE = tuple(replace(option, panel="Trust") for option in (
+    Option("--diagnose", "Write diagnosis/: numbers, prompts, wrong answers with their pictures.", kind="switch"),
+    Option("--diagnose-examples", "Wrong answers that are drawn; 25 if not given.", metavar="N")))
 OVERWRITE = Option("--overwrite", "Draw anew what is there.", kind="switch")
 RUNS = Option("RUNS", "Runs, RUN:TAG for other answers of a run, or files; the first is what the others are compared "
               "with.", metavar="RUN RUN...", kind="several", complete=complete_run)
@@ -78,7 +82,7 @@ TRUST = tuple(replace(option, panel="Calibration") for option in (
 
 
 @command(app, "answers", RUN, TAG, FROM, PROFILE, METRICS, ENCODER, ENCODER_LAYER, CONFIDENCE, RESAMPLES, *CONTROLS,
-         *JUDGE, SPLIT, *DATA, SEED, DRY_RUN)
+         *DIAGNOSE, *JUDGE, SPLIT, *DATA, SEED, DRY_RUN)
 def evaluate_answers(call: Call) -> None:
     """Score a run's answers, or a file of them: accuracy, overlap, clinical measures, each with its interval."""
     from medvqa_cli.cli.run_choice import open_answered
@@ -97,9 +101,12 @@ def evaluate_answers(call: Call) -> None:
     for control in _answer_controls(call, run, tag):
         evaluate(run, call.settings.model_copy(update={"evaluation": unjudged}), tag=control, progress=call.progress)
     metrics = evaluate(run, call.settings, tag=tag, progress=call.progress)
+    diagnosis = _diagnose(call, run, tag)
     if not call.answer_json({"run": run.name, "metrics": metrics}):
         print_answers(call.terminal, run.name, metrics)
         print_controls(call.terminal, metrics)
+        if diagnosis:
+            print_diagnosis(call.terminal, *diagnosis)
         call.progress.say(f"Next: medvqa report {run.name}")
 
 
@@ -154,6 +161,16 @@ def compare_runs(call: Call) -> None:
                      progress=call.progress)
     if not call.answer_json(result):
         print_comparison(call.terminal, result)
+
+
+def _diagnose(call: Call, run: Run, tag: str) -> tuple[Path, dict[str, Any]] | None:
+    """Write the diagnosis if it is wanted; return its folder and numbers."""
+    from medvqa_cli.workflows.diagnosis import EXAMPLES, diagnose_run
+
+    examples = call.count("diagnose_examples", EXAMPLES)
+    if not call.is_on("diagnose"):
+        return None
+    return diagnose_run(run, call.settings, tag=tag, examples=examples, progress=call.progress)
 
 
 def _answer_controls(call: Call, run: Run, tag: str) -> list[str]:

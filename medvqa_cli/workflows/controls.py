@@ -66,7 +66,7 @@ def answer_controls(run: Run, settings: Settings, controls: Sequence[str], *, or
     """
     if orders > MOST_ORDERS:
         raise SettingsError(f"--option-orders is {orders}: it should be at most {MOST_ORDERS}.")
-    meta = _read_meta(run, tag)
+    meta = read_meta(run, tag)
     wanted: list[tuple[dict[str, Any], str]] = [({"control": name}, name) for name in controls]
     wanted += [({"option_rotation": places}, f"options-{places}") for places in range(1, orders)]
     missing = [(change, name) for change, name in wanted if not _is_whole(run, meta, _join(name, tag))]
@@ -75,7 +75,7 @@ def answer_controls(run: Run, settings: Settings, controls: Sequence[str], *, or
         if meta.get("engine") == "vllm" and len(missing) > 1:
             raise SettingsError("vLLM loads a model once a process, but several controls have no answers yet.",
                                 "Name one control at a time; those answered before are not asked again.")
-        model = _Model(run, _restore(settings, meta), progress)
+        model = _Model(run, restore_settings(settings, meta), progress)
         for change, name in missing:
             model.answer(change, name, meta, tag)
     return [_join(name, tag) for _, name in wanted if (run.path / f"predictions-{_join(name, tag)}.jsonl").exists()]
@@ -147,7 +147,7 @@ def measure_controls(run: Run, predictions: Sequence[Prediction], settings: Sett
     """
     from medvqa_cli.evaluation.controls import RULES, SHOWN, compare_control, measure_habits, measure_option_order
 
-    meta = _read_meta(run, tag)
+    meta = read_meta(run, tag)
     baselines = meta.get("baselines") or {}
     found: dict[str, Any] = {"images": {}, "question_text": {
         kind: baselines[kind]["same_question_text"] for kind in ("closed", "open") if baselines.get(kind)}}
@@ -175,7 +175,8 @@ def _join(name: str, tag: str) -> str:
     return f"{name}-{tag}" if tag else name
 
 
-def _read_meta(run: Run, tag: str) -> dict[str, Any]:
+def read_meta(run: Run, tag: str) -> dict[str, Any]:
+    """Return what stands beside the answers under a tag; empty if nothing does."""
     path = run.path / f"predictions{f'-{tag}' if tag else ''}.meta.json"
     return run.read_json(path.name) if path.exists() else {}
 
@@ -187,7 +188,7 @@ def _read_alike(run: Run, meta: Mapping[str, Any], tag: str, progress: Progress)
     path = run.path / f"predictions-{tag}.jsonl"
     if not path.exists() or not path.stat().st_size:
         return []
-    if different := _list_differences(meta, _read_meta(run, tag)):
+    if different := _list_differences(meta, read_meta(run, tag)):
         progress.warn(f"{path.name} was made in another way than the answers it would be compared with "
                       f"({', '.join(different)}): it is left out.")
         return []
@@ -200,7 +201,7 @@ def _is_whole(run: Run, meta: Mapping[str, Any], tag: str) -> bool:
     Raises:
         RunError: If they were made in another way than the answers they are compared with.
     """
-    path, known = run.path / f"predictions-{tag}.jsonl", _read_meta(run, tag)
+    path, known = run.path / f"predictions-{tag}.jsonl", read_meta(run, tag)
     if not path.exists():
         return False
     _check_alike(meta, known, f"the answers of '{run.name}'", path.name)
@@ -229,8 +230,8 @@ def _list_differences(meta: Mapping[str, Any], other: Mapping[str, Any]) -> list
     return [key for key in first if key in second and key not in MAY_DIFFER and first[key] != second[key]]
 
 
-def _restore(settings: Settings, meta: Mapping[str, Any]) -> Settings:
-    """Return settings that answer in the way that a side file tells."""
+def restore_settings(settings: Settings, meta: Mapping[str, Any]) -> Settings:
+    """Return settings that answer in the way that a side file tells, the image as it is; it holds all of `NEEDED`."""
     tree = to_tree(settings)
     candidates = meta.get("closed_candidates") or {}
     told = {

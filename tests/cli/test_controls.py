@@ -21,7 +21,7 @@ def answered(make_run):
     for name, right, told in (("", 8, {"baselines": {"closed": {"same_question_text": 0.6}, "open": None}}),
                               ("-blank", 4, {"blank_images": True})):
         write_jsonl(run.path / f"predictions{name}.jsonl", [answer(n, "yes" if n < right else "no") for n in range(10)])
-        write_json(run.path / f"predictions{name}.meta.json", WAY | told | {"expected": 10})
+        write_json(run.path / f"predictions{name}.meta.json", WAY | {"engine": "openai"} | told | {"expected": 10})
     return run
 
 
@@ -43,3 +43,12 @@ def test_wrong_controls_are_one_error(medvqa, answered):
     assert "error: 'grey' is no control." in result.stderr
     result = medvqa("eval", "answers", "--run", "a", "--option-orders", "0")
     assert "error: --option-orders is '0': it should be a whole number of at least 1." in result.stderr
+
+
+def test_a_diagnosis_is_a_folder_and_a_few_lines(medvqa, answered):
+    result = medvqa("eval", "answers", "--run", "a", "--resamples", "20", "--diagnose", "--diagnose-examples", "1")
+    assert result.exit_code == 0, result.stderr
+    assert "Wrong: 2 closed and 0 open answers of 10." in result.stdout
+    assert "Most frequent closed answers: 'yes' 8 times, 8 right; 'no' 2 times, 0 right." in result.stdout
+    assert (answered.path / "diagnosis" / "diagnosis.json").is_file()
+    assert len(list((answered.path / "diagnosis" / "errors").iterdir())) == 1
