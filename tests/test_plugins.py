@@ -22,11 +22,12 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """Install both example packages, offline, into a folder of their own."""
+    """Install the example packages, offline, into a folder of their own."""
     target = tmp_path_factory.mktemp("site")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index",
                     "--no-deps", "--no-build-isolation", "--target", str(target), str(EXAMPLES / "plugin_dataset"),
-                    str(EXAMPLES / "plugin_model")], check=True, capture_output=True, timeout=120)
+                    str(EXAMPLES / "plugin_model"), str(EXAMPLES / "plugin_reward")],
+                   check=True, capture_output=True, timeout=120)
     return target
 
 
@@ -50,7 +51,8 @@ def test_installed_plugins_are_listed_beside_the_built_in_ones(medvqa):
     assert (rows["two_discs"]["kind"], rows["two_discs"]["origin"]) == ("data set", "medvqa-two-discs")
     assert rows["two_discs"]["summary"].startswith("Twelve pictures of two discs")
     assert (rows["brief_llava"]["kind"], rows["brief_llava"]["origin"]) == ("model family", "medvqa-brief-llava")
-    assert rows["slake"]["origin"] == rows["llava"]["origin"] == "built-in"
+    assert (rows["laterality"]["kind"], rows["laterality"]["origin"]) == ("reward", "medvqa-laterality")
+    assert rows["accuracy"]["origin"] == rows["slake"]["origin"] == rows["llava"]["origin"] == "built-in"
     assert {row["problem"] for row in rows.values()} == {""}
 
 
@@ -106,3 +108,16 @@ def test_the_built_in_protocols_have_what_the_registries_require():
     for registry, protocol in ((plugins.datasets, Dataset), (plugins.models, ModelFamily)):
         stated = {name for name in (*vars(protocol), *protocol.__annotations__) if not name.startswith("_")}
         assert set(registry.required) == stated
+
+
+@pytest.mark.parametrize(("answer", "gold", "reward"), [
+    ("left lung", "left lung", 1.0), ("lung", "left lung", 0.0), ("right lung", "left lung", -1.0),
+    ("left and right", "left", -1.0), ("bilateral", "both lungs", 1.0), ("left", "no", None),
+    ("brightest", "right", 0.0)])
+def test_the_example_of_a_reward(answer, gold, reward):
+    from medvqa_cli.records import VQASample
+    from medvqa_cli.training.attempts import Attempt
+
+    sample = VQASample(dataset="d", split="train", question_id="1", image_id="1", question="Where?", answer=gold,
+                       answer_type="open")
+    assert load_file(EXAMPLES / "plugin_reward" / "laterality.py").rate([Attempt(sample, answer, answer)]) == [reward]

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.cli.command import command
 from medvqa_cli.cli.completion import complete_choice, complete_run
+from medvqa_cli.cli.group_options import GRPO
 from medvqa_cli.cli.groups import make_group
 from medvqa_cli.cli.options import CHECKS, DATA, DRY_RUN, MODEL, PRESENTATION, SEED, TRACKING, TRAINING, Option
 from medvqa_cli.cli.watch import OPTIONS, watch_run
 from medvqa_cli.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from medvqa_cli.cli.command import Call
     from medvqa_cli.runs import Run
 
@@ -20,7 +23,7 @@ app = make_group("Train a model.")
 NAME = Option("--name", "Name of the run.", metavar="NAME")
 RESUME = Option("--resume", "Go on with this run from its last checkpoint.", metavar="RUN", complete=complete_run)
 INIT_FROM = Option("--init-from", "Start from this finished run's weights.", metavar="RUN", complete=complete_run)
-
+ADAPTER = Option("--adapter", "Start from this finished run: --init-from.", metavar="RUN", complete=complete_run)
 INIT_WEIGHTS = Option("--init-weights", "Which of that run's weights: kept, average (--ema) or raw.", metavar="NAME",
                       complete=complete_choice(("kept", "average", "raw")))
 FROM_EMA = Option("--resume-from-ema", "Start from the average of this finished run's weights.", metavar="RUN",
@@ -38,16 +41,34 @@ PROCESSES = Option("--num-processes", "Train in N processes on this machine; eac
          INIT_FROM, INIT_WEIGHTS, FROM_EMA, PUSH, DRY_RUN)
 def train_sft(call: Call) -> None:
     """Fine-tune a model by supervised learning: LoRA for a checkpoint, everything for a model from scratch."""
+    from medvqa_cli.workflows.train import train_sft as train
+
+    _carry_out(call, train)
+
+
+@command(app, "grpo", *DATA, *CHECKS, *PRESENTATION, *MODEL, ADAPTER, *GRPO, *TRACKING, PROCESSES, SEED, NAME, RESUME,
+         INIT_FROM, INIT_WEIGHTS, FROM_EMA, PUSH, DRY_RUN)
+def train_grpo(call: Call) -> None:
+    """Train a model by reinforcement learning: GRPO with rewards that can be verified."""
+    from medvqa_cli.workflows.grpo import check_trl
+    from medvqa_cli.workflows.grpo import train_grpo as train
+
+    check_trl()
+    _carry_out(call, train)
+
+
+def _carry_out(call: Call, train: Callable[..., Run]) -> None:
+    """Plan, launch or train, as the command line says."""
     from medvqa_cli.cli.runs import describe_run
 
     _check_resume(call)
     target = _check_push(call)
     if call.is_on("dry_run"):
-        _plan(call)
+        _plan(call, train)
         return
     if _launch(call):
         return
-    run = _train(call)
+    run = _train(call, train)
     if not call.answer_json(describe_run(run)):
         call.progress.say(f"Trained: {run.weights}. Next: medvqa infer --run {run.name}")
     if target:
@@ -93,9 +114,7 @@ def _needs_launch(call: Call) -> bool:
     return needs_launch(call.runs, resume) if resume else call.settings.train.deepspeed is not None
 
 
-def _train(call: Call) -> Run:
-    from medvqa_cli.workflows.train import train_sft as train
-
+def _train(call: Call, train: Callable[..., Run]) -> Run:
     return train(call.settings, name=call.text("name"), resume=call.text("resume"), init_from=_find_source(call),
                  init_weights=_find_kind(call), dry_run=call.is_on("dry_run"), progress=call.progress)
 
@@ -105,7 +124,7 @@ def _find_source(call: Call) -> str | None:
     from medvqa_cli.cli.run_choice import is_run, typed_model
 
     model = typed_model(call)
-    return (call.text("init_from") or call.text("resume_from_ema")
+    return (call.text("init_from") or call.text("adapter") or call.text("resume_from_ema")
             or (model if model and is_run(call.runs, model) else None))
 
 
@@ -119,11 +138,11 @@ def _find_kind(call: Call) -> Any:
     return "average" if average else call.text("init_weights") or "kept"
 
 
-def _plan(call: Call) -> None:
+def _plan(call: Call, train: Callable[..., Run]) -> None:
     """Show what would be done; the questions and the model are checked too if the data are prepared."""
     from medvqa_cli.cli.plans import READY, find_data, show_plan
 
-    run = _train(call) if find_data(call.settings).state == READY else None
+    run = _train(call, train) if find_data(call.settings).state == READY else None
     if run is None and _find_source(call) is None and not call.settings.model.scratch:
         from medvqa_cli.workflows.models import choose_model
 
@@ -136,7 +155,7 @@ def _check_resume(call: Call) -> None:
     if call.text("resume") is None:
         return
     others = [assignment.origin for assignment in call.typed if assignment.path[0] not in {"paths", "plugins"}]
-    others += [f"--{name.replace('_', '-')}" for name in ("name", "init_from", "init_weights",
+    others += [f"--{name.replace('_', '-')}" for name in ("name", "init_from", "adapter", "init_weights",
                "resume_from_ema", "config") if call.text(name)]
     if others:
         raise SettingsError(f"--resume goes on with the run's own settings: {', '.join(others)} would have no effect.",

@@ -16,8 +16,8 @@ class Attempt:
     """A completion of a question, read as evaluation reads it.
 
     `text` is all that the model wrote, `answer` what counts as its answer, `is_well_formed` whether that stood in the
-    form that `style` (`prompt.style`) asks for. `num_tokens` of at most `most_tokens`, the end token included;
-    `is_ended` says that the model ended it by itself.
+    form that `style` (`prompt.style`) asks for: else the answer is empty. It has `num_tokens` of at most `most_tokens`,
+    the end token included; `is_ended` says that the model ended it by itself.
     """
 
     sample: VQASample

@@ -88,7 +88,7 @@ def follow(main: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def explained_loss(run: str) -> Iterator[None]:
+def explained_loss(run: str, method: str = "sft") -> Iterator[None]:
     """Turn what gloo and NCCL raise when another process is gone into one error that says how to go on."""
     try:
         yield
@@ -96,4 +96,4 @@ def explained_loss(run: str) -> Iterator[None]:
         if count_processes() == 1 or not any(sign in str(error) for sign in ("Connection", "gloo", "NCCL", "TCPStore")):
             raise
         raise RunError("Another process of this training has ended; its message says why.",
-                       f"Then: medvqa train sft --resume {run} --num-processes {count_processes()}") from error
+                       f"Then: medvqa train {method} --resume {run} --num-processes {count_processes()}") from error

@@ -180,7 +180,7 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter | None,
     kind, collate = choose_trainer(plan.objective, collator)
     trainer = kind(
         model=plan.model,
-        args=_training_arguments(plan, steps),
+        args=TrainingArguments(**list_arguments(plan, steps)),
         data_collator=VisitCollator(collate) if plan.encoder.augments else collate,
         validation_collator=replace(collator, weights=None),
         features=plan.features,
@@ -213,11 +213,12 @@ def count_steps(settings: TrainSettings, blocks: float, per_step: int) -> int:
     return settings.max_steps or max(1, math.ceil(blocks / per_step))
 
 
-def _training_arguments(plan: TrainingPlan, steps: int) -> TrainingArguments:
+def list_arguments(plan: TrainingPlan, steps: int) -> dict[str, Any]:
+    """Return the arguments of a Trainer for so many optimiser steps."""
     settings = plan.settings
     parameter = next(plan.model.parameters())
     evaluates = bool(settings.eval_fraction and plan.validation_samples)
-    return TrainingArguments(
+    return dict(
         output_dir=str(plan.directory),
         max_steps=steps,
         per_device_train_batch_size=plan.batch_size,

@@ -24,6 +24,7 @@ _HOMES = {
     "medvqa_cli.workflows.mixtures": ("load_mixture",),
     "medvqa_cli.workflows.model_facts": ("describe_model", "list_families"),
     "medvqa_cli.workflows.train": ("train_sft",),
+    "medvqa_cli.workflows.grpo": ("train_grpo",),
     "medvqa_cli.workflows.merge": ("merge_adapter",),
     "medvqa_cli.workflows.infer": ("infer_split", "infer_image"),
     "medvqa_cli.workflows.evaluate": ("evaluate_answers",),

@@ -9,20 +9,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.balance import weigh_questions
-from medvqa_cli.errors import SettingsError
+from medvqa_cli.errors import RunError, SettingsError
 from medvqa_cli.records import JsonlWriter
 from medvqa_cli.runs import now
 from medvqa_cli.workflows.augmentation import build_augmentation, describe_augmentation
 from medvqa_cli.workflows.closed_questions import build_closed_objective, describe_closed_objective
 from medvqa_cli.workflows.lengths import keep_trainable
 from medvqa_cli.workflows.models import build_encoder, describe_model
-from medvqa_cli.workflows.objective import describe_objective
+from medvqa_cli.workflows.objective import check_objective, describe_objective
 from medvqa_cli.workflows.tracking import build_diagnostics
 from medvqa_cli.workflows.vision_cache import describe_vision_cache, open_vision_cache
 from medvqa_cli.workflows.weights import keep_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.models.features import FeatureCache
@@ -31,9 +31,33 @@ if TYPE_CHECKING:
     from medvqa_cli.records import VQASample
     from medvqa_cli.runs import Run
     from medvqa_cli.settings.schema import Settings
+    from medvqa_cli.training.callbacks import GracefulStop
     from medvqa_cli.training.diagnostics import Diagnostics
-    from medvqa_cli.training.sft import SFTTrainer, TrainingPlan
+    from medvqa_cli.training.sft import TrainingPlan
     from medvqa_cli.workflows.train import TrainingData
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to train: `medvqa train NAME`.
+
+    `check` refuses settings and data that it cannot work with, before a model is loaded; `build` returns its trainer
+    and the callback that knows whether it was stopped.
+    """
+
+    name: str
+    check: Callable[[Settings, TrainingData], None]
+    build: Callable[[Job, TrainingPlan, JsonlWriter | None, Progress], tuple[Any, GracefulStop]]
+
+
+def _build_sft(job: Job, plan: TrainingPlan, events: JsonlWriter | None,  # noqa: ARG001 - a method's arguments
+               progress: Progress) -> tuple[Any, GracefulStop]:
+    from medvqa_cli.training.sft import build_trainer
+
+    return build_trainer(plan, events, progress)
+
+
+SFT = Method("sft", check_objective, _build_sft)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +69,24 @@ class Job:
     data: TrainingData
     loaded: LoadedModel
     engine: dict[str, Any] = field(default_factory=dict)
+    method: Method = SFT
+
+
+def check_method(method: Method, run: Run, wanted: str) -> None:
+    """Refuse to go on by another method than a run was begun by."""
+    if method.name != wanted:
+        raise RunError(f"Run '{run.name}' was begun by `medvqa train {wanted}`, and this is `medvqa train "
+                       f"{method.name}`.", f"medvqa train {wanted} --resume {run.name}")
+
+
+def check_processes(method: Method, run: Run, wanted: int) -> None:
+    """Refuse another number of processes: a step would see other questions than before."""
+    from medvqa_cli.models.placement import count_processes
+
+    if count_processes() != wanted:
+        number = "1 process" if wanted == 1 else f"{wanted} processes"
+        raise RunError(f"Run '{run.name}' was begun with {number}, and this is {count_processes()}.",
+                       f"medvqa train {method.name} --resume {run.name} --num-processes {wanted}")
 
 
 def fit(job: Job, progress: Progress) -> Run:
@@ -66,13 +108,13 @@ def fit(job: Job, progress: Progress) -> Run:
                             augmentation=augmentation)
     data, too_long = keep_trainable(job.settings, loaded, job.data, encoder, progress)
     job = replace(job, data=data)
-    with explained_loss(run.name):
+    with explained_loss(run.name, job.method.name):
         packed = follow(lambda: decide_packing(job.settings, loaded, encoder, job.data.train, progress))
     if is_main():
         run.update_manifest(started=now(), packed=packed, parameters=parts, too_long=too_long,
                             augmentation=describe_augmentation(augmentation, job.data.train))
     start = time.perf_counter()
-    with explained_loss(run.name):
+    with explained_loss(run.name, job.method.name):
         features = open_vision_cache(job.settings, loaded, encoder, job.data.train, progress)
         trainer = _run_trainer(job, encoder, features, progress, packed=packed)
         weights = trainer.gather_weights()
@@ -84,18 +126,17 @@ def fit(job: Job, progress: Progress) -> Run:
 
 
 def _run_trainer(job: Job, encoder: SampleEncoder, features: FeatureCache | None, progress: Progress, *,
-                 packed: bool) -> SFTTrainer:
+                 packed: bool) -> Any:
     from medvqa_cli.models.placement import count_processes
     from medvqa_cli.training.checkpoints import explained_full_disk
     from medvqa_cli.training.processes import follow, is_main
-    from medvqa_cli.training.sft import build_trainer
 
     run = job.run
     checkpoint = follow(lambda: _find_start(run, progress))
     with JsonlWriter(run.events) if is_main() else nullcontext() as events:
         plan, diagnostics = _make_plan(job, encoder, events, progress, packed=packed)
         plan = replace(plan, features=features, engine=job.engine)
-        trainer, stop = build_trainer(plan, events, progress)
+        trainer, stop = job.method.build(job, plan, events, progress)
         try:
             with explained_full_disk(run.name):
                 trainer.train(resume_from_checkpoint=checkpoint)
@@ -105,7 +146,7 @@ def _run_trainer(job: Job, encoder: SampleEncoder, features: FeatureCache | None
                 diagnostics.close()
     if stop.requested:
         together = f" --num-processes {count_processes()}" if count_processes() > 1 else ""
-        progress.warn(f"Stopped. Continue with: medvqa train sft --resume {run.name}{together}")
+        progress.warn(f"Stopped. Continue with: medvqa train {job.method.name} --resume {run.name}{together}")
         raise KeyboardInterrupt
     return trainer
 

@@ -15,7 +15,7 @@ from medvqa_cli.runs import Run, create_run, open_run
 from medvqa_cli.settings.schema import Settings, make_settings, to_tree
 from medvqa_cli.workflows.analysis import DataCheck, check_data
 from medvqa_cli.workflows.data import load_presented, load_samples, open_data
-from medvqa_cli.workflows.fitting import Job, fit
+from medvqa_cli.workflows.fitting import SFT, Job, Method, check_method, check_processes, fit
 from medvqa_cli.workflows.mixtures import check_mixture, fingerprint_mixture, load_mixed_validation, load_mixture
 from medvqa_cli.workflows.models import (
     ModelChoice,
@@ -25,7 +25,6 @@ from medvqa_cli.workflows.models import (
     load_choice,
     recall_choice,
 )
-from medvqa_cli.workflows.objective import check_objective
 from medvqa_cli.workflows.sharding import keep_engine, leave_out_probes, read_engine, recall_engine
 from medvqa_cli.workflows.tracking import check_tracking, wants_validation
 from medvqa_cli.workflows.vision_cache import check_vision_cache
@@ -66,7 +65,19 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
               progress: Progress = SILENT) -> Run:
     """Fine-tune a model by supervised learning and return its run.
 
+    Arguments and errors are those of `train`.
+    """
+    return train(SFT, settings, name=name, resume=resume, init_from=init_from, init_weights=init_weights,
+                 dry_run=dry_run, progress=progress)
+
+
+def train(method: Method, settings: Settings, *, name: str | None = None, resume: str | None = None,
+          init_from: str | None = None, init_weights: Kind = "kept", dry_run: bool = False,
+          progress: Progress = SILENT) -> Run:
+    """Train a model by some method and return its run.
+
     Args:
+        method: How.
         settings: What to train on what. With `resume` the run's own settings are used instead.
         name: Name of the run's folder; made from data set and model when not given.
         resume: A run to continue from its last checkpoint.
@@ -82,7 +93,7 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
     from medvqa_cli.training.processes import follow, join, leave
 
     if dry_run:
-        return _check_start(settings, name, Start(init_from, init_weights), progress)
+        return _check_start(method, settings, name, Start(init_from, init_weights), progress)
     jobs: list[Job] = []
 
     def begin() -> Path:
@@ -91,7 +102,8 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
             progress.say(f"Run '{old.name}' is finished; there is nothing to resume.")
             return old.path
         start = Start(init_from, init_weights)
-        jobs.append(_reopen_run(old, settings, progress) if old else _begin_run(settings, name, start, progress))
+        jobs.append(_reopen_run(method, old, settings, progress) if old
+                    else _begin_run(method, settings, name, start, progress))
         return jobs[0].run.path
 
     join()
@@ -99,16 +111,16 @@ def train_sft(settings: Settings, *, name: str | None = None, resume: str | None
         run = Run(follow(begin))
         if run.weights:
             return run
-        return fit(jobs[0] if jobs else _reopen_run(run, settings, progress), progress)
+        return fit(jobs[0] if jobs else _reopen_run(method, run, settings, progress), progress)
     finally:
         leave()
 
 
-def _check_start(settings: Settings, name: str | None, start: Start, progress: Progress) -> Run:
+def _check_start(method: Method, settings: Settings, name: str | None, start: Start, progress: Progress) -> Run:
     """Check everything that can be checked without loading a model; return the run that would be made."""
     source = _find_source(settings, start)
     settings = _fix_mixture(settings)
-    check_objective(settings, load_training_data(settings, progress))
+    method.check(settings, load_training_data(settings, progress))
     _check_choice(settings, source)
     return Run(settings.paths.runs / (name or _name_run(settings)))
 
@@ -130,7 +142,7 @@ def _check_choice(settings: Settings, source: Run | None) -> None:
         choose_model(settings)
 
 
-def _begin_run(settings: Settings, name: str | None, start: Start, progress: Progress) -> Job:
+def _begin_run(method: Method, settings: Settings, name: str | None, start: Start, progress: Progress) -> Job:
     """Make a new run: its folder, its data, its model."""
     from medvqa_cli.models.placement import count_processes
 
@@ -139,13 +151,14 @@ def _begin_run(settings: Settings, name: str | None, start: Start, progress: Pro
     settings = leave_out_probes(_fix_mixture(settings), engine, progress)
     check = _check(settings, progress)
     data = load_training_data(settings, progress)
-    check_objective(settings, data)
+    method.check(settings, data)
     _check_choice(settings, source)
     run = create_run(settings.paths.runs, name or _name_run(settings))
     progress.say(f"Run: {run.path}")
     write_json(run.settings, to_tree(settings))
     keep_engine(run, engine)
-    run.update_manifest(data=_describe_data(settings, data) | describe_check(check, data), processes=count_processes())
+    run.update_manifest(method=method.name, data=_describe_data(settings, data) | describe_check(check, data),
+                        processes=count_processes())
     if check.analysis:
         write_json(run.path / "analysis.json", check.analysis)
     try:
@@ -157,7 +170,7 @@ def _begin_run(settings: Settings, name: str | None, start: Start, progress: Pro
         raise
     run.update_manifest(model=describe_model(loaded), init_from=source.name if source else None,
                         init_weights=start.kind)
-    return Job(run, settings, data, loaded, engine)
+    return Job(run, settings, data, loaded, engine, method)
 
 
 def _fix_mixture(settings: Settings) -> Settings:
@@ -198,13 +211,14 @@ def _load_validation(settings: Settings, progress: Progress) -> list[VQASample]:
     return []
 
 
-def _reopen_run(run: Run, settings: Settings, progress: Progress) -> Job:
+def _reopen_run(method: Method, run: Run, settings: Settings, progress: Progress) -> Job:
     """Load what an unfinished run began with."""
     stored = make_settings({**run.read_json("settings.json"), "paths": to_tree(settings.paths)})
     manifest = run.read_json("manifest.json")
     if "model" not in manifest:
         raise RunError(f"Run '{run.name}' stopped before its model was loaded.", "Start it again without --resume.")
-    _check_processes(run, manifest.get("processes", 1))
+    check_method(method, run, manifest.get("method", SFT.name))
+    check_processes(method, run, manifest.get("processes", 1))
     engine = recall_engine(run, stored)
     check_tracking(stored)
     data = load_training_data(stored, progress)
@@ -216,17 +230,7 @@ def _reopen_run(run: Run, settings: Settings, progress: Progress) -> Job:
     choice = _start_from(source, manifest.get("init_weights", "kept")) if source else recall_choice(manifest["model"])
     loaded = load_choice(choice, stored, progress, trainable=True)
     loaded.model = _adapt(loaded, stored)
-    return Job(run, stored, data, loaded, engine)
-
-
-def _check_processes(run: Run, wanted: int) -> None:
-    """Refuse another number of processes: a step would see other questions than before."""
-    from medvqa_cli.models.placement import count_processes
-
-    if count_processes() != wanted:
-        number = "1 process" if wanted == 1 else f"{wanted} processes"
-        raise RunError(f"Run '{run.name}' was begun with {number}, and this is {count_processes()}.",
-                       f"medvqa train sft --resume {run.name} --num-processes {wanted}")
+    return Job(run, stored, data, loaded, engine, method)
 
 
 def _start_from(source: Run, kind: Kind) -> ModelChoice:

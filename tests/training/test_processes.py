@@ -198,3 +198,19 @@ def test_a_failure_gets_the_code_of_who_said_why():
     killed = _explain_failure({1: -9})
     assert isinstance(killed, RunError)
     assert killed.message == "Process 1 was ended by signal 9; it could not say why."
+
+
+@pytest.mark.slow
+def test_two_processes_train_by_grpo(home):
+    """Groups are drawn in both, rewards are gathered; both end with one adapter, and can be resumed together."""
+    config = json.loads(write_config(home, max_steps=4, log_steps=1, save_fraction=0.5, tuning="lora").read_text())
+    config["grpo"] = {"rewards": ["length"], "num_generations": 4, "batch_size": 6, "max_completion_length": 4,
+                      "learning_rate": 1e-3}
+    (home / "grpo.json").write_text(json.dumps(config))
+    team = start_team(home, "train", "grpo", "--config", str(home / "grpo.json"), "--name", "grpo-two")
+    messages, quiet = finish_team(team, home)
+    assert quiet == ""
+    assert f"Trained: {home}/runs/grpo-two/adapter" in messages
+    rows = [row for row in read_events(home / "runs" / "grpo-two") if row["event"] == "rewards"]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert json.loads((home / "runs" / "grpo-two" / "manifest.json").read_text())["processes"] == 2
