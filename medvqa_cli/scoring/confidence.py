@@ -86,10 +86,13 @@ def count_options(counts: Mapping[str, int], options: Sequence[Sequence[str]]) -
     for text, count in counts.items():
         drawn[normalize_answer(text)] = drawn.get(normalize_answer(text), 0) + count
     votes: dict[str, int] = {}
+    known: set[str] = set()
     for forms in options:
-        found = {name: drawn.pop(name, 0) for name in dict.fromkeys(map(normalize_answer, forms))}
-        best = max(forms, key=lambda form: found[normalize_answer(form)])
-        votes[best] = votes.get(best, 0) + sum(found.values())
+        own = {normalize_answer(form): form for form in reversed(forms)}
+        found = {form: drawn.get(name, 0) for name, form in reversed(own.items()) if name not in known}
+        known |= set(own)
+        if found:
+            votes[max(found, key=found.__getitem__)] = sum(found.values())
     return votes
 
 

@@ -87,7 +87,7 @@ class CalibrationSettings(Section):
     """Which questions; not given: those with yes or no, or the open ones where data.question_type is open."""
     cluster_model: str | None = None
     """Entailment model or sentence encoder that says which open answers mean the same; not given: equal texts do."""
-    cluster_threshold: Fraction = 0.9
+    cluster_threshold: Fraction = 0.95
     """Least cosine of two answers of one meaning, where cluster_model is a sentence encoder."""
     calibrate_by: Literal["none", "question_type", "modality", "organ"] = "none"
     """Groups of questions for which a calibrator learns a map of their own, where there are enough."""

@@ -101,8 +101,6 @@ def compare_methods(settings: Settings, split: str, *, run: str | None = None, o
                                                  progress=progress)
             except NoConfidenceError as error:
                 left_out[method] = f"{error.message} {error.hint}"
-    for method, reason in left_out.items():
-        progress.warn(f"Without '{method}': {reason}")
     return inquiry.run, _write_comparison(inquiry.run, settings, first, measured, left_out)
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 SUMMARY = ("accuracy", "mean_confidence", "ece", "ece_debiased", "ece_equal_mass", "mce", "overconfidence",
            "underconfidence", "brier", "nll", "auroc", "aurc", "bias_floor", "valid_response_rate", "num_questions",
-           "num_samples")
+           "num_samples", "num_unparsed_responses", "questions_without_valid_answer", "questions_without_confidence",
+           "method")
 
 
 def measure_confidence(run: Run, settings: Settings, *, split: str | None = None, wanted: Recalibration = NOTHING,
@@ -131,4 +132,6 @@ def summarize_in_words(summary: dict[str, Any]) -> str:
         lines.append(f"ece after recalibration ({change['calibrator']['curve']['method']}): "
                      f"{change['after']['ece']:.4f}")
     protocol = summary["protocol"]
+    lines += [f"questions: {protocol['questions']}", f"confidence: {protocol['rules']['confidence']}",
+              f"correct: {protocol['rules']['correct']}"]
     return "\n".join([f"Calibration on {protocol['dataset']}, split {protocol['split']}", *lines]) + "\n"

@@ -216,7 +216,7 @@ def test_words_without_a_confidence_are_counted_and_left_out(own_run, monkeypatc
         evaluate_calibration(change(settings, calibration={"method": "verbalized"}), progress=listener)
     assert "Take another method" in caught.value.hint
     number = len(rows_of(run, "verbalized"))
-    assert f"{number} of {number} replies are not in the form" in listener.warnings[0]
+    assert listener.warnings == [f"{number} of {number} replies state no confidence: these answers are left out."]
 
 
 @pytest.mark.parametrize(("text", "answer"), [

@@ -99,6 +99,8 @@ def test_a_calibrator_is_learnt_on_validation_and_helps_on_test(own):
     words = (run.path / "calibration" / "summary.txt").read_text()
     assert words.startswith("Calibration on demo, split test\naccuracy: 0.")
     assert "ece after recalibration (platt): 0." in words
+    assert "\nmethod: sampling\n" in words
+    assert "\nquestions: yes_no\nconfidence: share of the majority" in words
     assert {"calibration", "calibration-validation"} <= set(read(run.path / "metrics.json"))
 
 

@@ -9,6 +9,7 @@ from medvqa_cli.errors import DataError
 from medvqa_cli.evaluation.questions import Questions, is_asked_for
 from medvqa_cli.evaluation.sampled import NONE
 from medvqa_cli.workflows.engines import keep_answerable
+from medvqa_cli.workflows.infer import warn_malformed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,6 +63,7 @@ class Sheet:
         settings: The job's, with prompt and decoding as they are here.
         call: A portion's rows.
         replies: Replies to a question.
+        complain: Says how many of how many replies are not in the form that was asked for, if any.
     """
 
     stage: str
@@ -71,6 +73,7 @@ class Sheet:
     settings: Settings
     call: Callable[[list[VQASample]], list[Drawn]]
     replies: int = 1
+    complain: Callable[[int, int, Progress], None] = warn_malformed
 
 
 def select_questions(samples: Sequence[VQASample], questions: Questions, split: str) -> list[VQASample]:

@@ -15,7 +15,7 @@ from medvqa_cli.workflows.elicitation.statements import (
     plan_judgements,
     plan_statements,
 )
-from medvqa_cli.workflows.infer import describe_data, describe_job, warn_malformed
+from medvqa_cli.workflows.infer import describe_data, describe_job
 from medvqa_cli.workflows.row_files import Ledger, leave_out_done, order_rows, prepare_rows, report_failures
 
 if TYPE_CHECKING:
@@ -70,4 +70,4 @@ def draw_rows(sheet: Sheet, samples: Sequence[VQASample], progress: Progress,
             yield prediction
         progress.advance(len(group))
     progress.finish()
-    warn_malformed(malformed, len(samples) * sheet.replies, progress)
+    sheet.complain(malformed, len(samples) * sheet.replies, progress)

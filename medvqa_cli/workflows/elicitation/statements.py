@@ -82,7 +82,13 @@ def plan_statements(inquiry: Inquiry, progress: Progress) -> Sheet:
                          text=reply.text), parse_verbalized(reply.text) is None)
                 for sample, reply in zip(portion, written, strict=True)]
 
-    return Sheet("Asking for confidence", engine, keep_asked(inquiry, settings, progress), {}, settings, call)
+    return Sheet("Asking for confidence", engine, keep_asked(inquiry, settings, progress), {}, settings, call,
+                 complain=_warn_silent)
+
+
+def _warn_silent(number: int, total: int, progress: Progress) -> None:
+    if number:
+        progress.warn(f"{number} of {total} replies state no confidence: these answers are left out.")
 
 
 def plan_judgements(inquiry: Inquiry, progress: Progress) -> Sheet:
