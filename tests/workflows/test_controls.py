@@ -13,6 +13,7 @@ from medvqa_cli.workflows import controls, models
 from medvqa_cli.workflows.controls import answer_controls, read_controls
 from medvqa_cli.workflows.evaluate import evaluate_answers
 from medvqa_cli.workflows.infer import infer_split
+from tests.inference.stand_in_server import StandIn, serve
 from tests.workflows.conftest import merge
 
 
@@ -128,3 +129,32 @@ def test_a_family_that_needs_an_image_is_left_out_and_said(answered, listener, m
     monkeypatch.setattr(infer, "reads_questions", lambda *_: False)
     assert controls.answer_controls(run, settings, ["text-only"], progress=listener) == []
     assert any("Control 'text-only' is left out" in line for line in listener.warnings)
+
+
+def test_options_are_asked_for_in_every_order(own_run, listener):
+    settings, run = own_run
+    shown = change(settings, prompt={"options": "always"})
+    infer_split(shown, run="small")
+    tags = answer_controls(run, settings, [], orders=3, progress=listener)
+    assert tags == ["options-1"], "no question of the demo has three options"
+    files = [run.path / f"predictions{name}.jsonl" for name in ("", "-options-1")]
+    own, moved = ({row["sample"]["question_id"]: row["sample"] for row in read_jsonl(file)} for file in files)
+    assert moved
+    assert all(sample["options"] == own[name]["options"][::-1] for name, sample in moved.items())
+    order = evaluate_answers(run, settings, progress=listener)["controls"]["option_order"]
+    assert (order["n"], order["orders"]) == (len(moved), 2)
+
+
+def test_a_servers_answers_have_controls_too(own_run, listener, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with serve(StandIn(reply=lambda question: "yes")) as server:
+        settings = change(own_run[0], model={"name": "small", "scratch": False}, data={"limit": 10}, infer={
+            "engine": "openai", "server": {"base_url": server.url, "retries": 0}})
+        run = infer_split(settings)
+        asked = len(server.requests)
+        answer_controls(run, settings, ["shuffled", "text-only"], progress=listener)
+        seen = [[part for part in request["messages"][-1]["content"] if isinstance(part, dict)]
+                for request in server.requests]
+        assert [len(parts) for parts in seen] == [2] * asked + [2] * 10 + [0] * 10
+        found = evaluate_answers(run, settings, progress=listener)["controls"]["images"]
+    assert [part["closed"]["accuracy@medvqa"]["survives"]["value"] for part in found.values()] == [1.0, 1.0]
