@@ -24,6 +24,7 @@ from medvqa_cli.reporting.trust import (
     name_questions,
     name_source,
     show_measure,
+    tabulate_methods,
     tabulate_sources,
 )
 
@@ -54,13 +55,15 @@ UNMEASURED = "Confidence is not measured in this run yet: `medvqa eval calibrati
 
 
 def build_calibration(block: Mapping[str, Any], details: Sequence[Mapping[str, Any]],
-                      others: Mapping[str, Mapping[str, Any]] | None = None) -> Section:
+                      others: Mapping[str, Mapping[str, Any]] | None = None,
+                      methods: Mapping[str, Any] | None = None) -> Section:
     """Return the section.
 
     Args:
         block: The calibration metrics that are shown in full.
         details: What each of its questions' answers say.
         others: Calibration metrics of other sources of confidence, or of other splits, by name.
+        methods: All sources of confidence side by side.
 
     Raises:
         RunError: If the metrics have another shape.
@@ -74,7 +77,8 @@ def build_calibration(block: Mapping[str, Any], details: Sequence[Mapping[str, A
     if block.get("questions_without_valid_answer"):
         blocks.append(Note(f"{format_count(block['questions_without_valid_answer'])} questions have no sampled answer "
                            "that says yes or no: they count as wrong with confidence 0.5.", "warning"))
-    blocks += [*build_recalibration(block), *build_abstention(block), *_list_sources(block, others or {}),
+    blocks += [*build_recalibration(block), *build_abstention(block), *tabulate_methods(methods or {}),
+               *_list_sources(block, others or {}),
                _tabulate_bins(read_bins(block)),
                Facts("Protocol: calibration", list(list_protocol(protocol)), folded=True)]
     return Section("calibration", "Calibration",

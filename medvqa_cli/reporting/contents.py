@@ -61,7 +61,7 @@ def build_sections(contents: Contents, gallery: Gallery | None, beside: Sequence
         build_results(answers),
         *beside,
         build_closed(answers.get("main", {}), contents.confusion, contents.routes),
-        build_calibration(calibration, contents.details, others),
+        build_calibration(calibration, contents.details, others, contents.metrics.get("confidence_methods")),
         build_training(contents.events),
         build_data(contents.analysis, contents.manifest.get("data", {})),
         Section("questions", "Questions", "", questions),

@@ -29,7 +29,8 @@ def list_survivals(main: Mapping[str, Any], tag: str, other: Mapping[str, Any]) 
 
 def _find_share(main: Mapping[str, Any], tag: str, other: Mapping[str, Any], kind: str) -> str:
     known = (main.get("controls") or {}).get("images", {}).values()
-    part = next((control.get(kind, {}) for control in known if control.get("tag") == tag), {})
+    parts: list[Mapping[str, Any]] = [control.get(kind, {}) for control in known if control.get("tag") == tag]
+    part = parts[0] if parts else {}
     share = (find_metric(part, LEADING[kind]) or {}).get("survives")
     if share:
         return _percent(share)

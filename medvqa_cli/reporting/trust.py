@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SOURCES = {"sampling": "sampled answers", "logits": "candidates' probabilities", "likelihood": "likelihood of the text",
            "verbalized": "stated in the answer", "entropy": "semantic entropy of sampled answers", "p_true": "P(True)"}
 COMPARED = ("accuracy", "mean_confidence", "ece", "bias_floor", "brier", "auroc", "aurc")
+METHOD_MEASURES = tuple(name for name in COMPARED if name != "bias_floor")
 CHANGED = ("ece", "overconfidence", "underconfidence", "mean_confidence", "brier", "nll", "auroc")
 RULES = {"risk": "of the answers given", "error": "of all questions"}
 
@@ -44,6 +45,30 @@ def tabulate_sources(blocks: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table("Confidence from each source", ["Confidence by", "Questions", *map(name_metric, COMPARED)], rows,
                  "Where number or split differ the questions do: such rows are not to be compared. In brackets: "
                  f"{describe_interval(first)}.")
+
+
+def tabulate_methods(block: Mapping[str, Any]) -> list[Block]:
+    """Return the sources of confidence on the same questions, and why some are not there; empty without a protocol.
+
+    Args:
+        block: What `medvqa eval calibration --method all` measured.
+    """
+    protocol = read_protocol(block, ("dataset", "split", "intervals"))
+    if protocol is None:
+        return []
+    rows = [[SOURCES.get(method, method), format_count(part["n"]),
+             *(_show(part.get(name, {"value": None, "low": None, "high": None})) for name in METHOD_MEASURES)]
+            for method, part in (block.get("shared") or {}).items()]
+    found: list[Block] = []
+    if rows:
+        found.append(Table("Sources of confidence on the same questions",
+                           ["Confidence by", "Questions", *map(name_metric, METHOD_MEASURES)], rows,
+                           f"The {name_questions(block)} for which every source tells a confidence. "
+                           f"{describe_shortly(protocol)} In brackets: {describe_interval(protocol)}."))
+    if block.get("left_out"):
+        found.append(Facts("Sources that tell no confidence here",
+                           [(SOURCES.get(method, method), str(why)) for method, why in block["left_out"].items()]))
+    return found
 
 
 def show_measure(block: Mapping[str, Any], name: str) -> str:

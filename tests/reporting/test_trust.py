@@ -117,3 +117,19 @@ def test_intervals_of_bins_are_drawn(block):
     table = tables(build_calibration(block, []))["Bins"]
     assert table.rows[0][3] == (f"{bins[0]['accuracy']:.3f} [{bins[0]['accuracy_low']:.3f}, "
                                 f"{bins[0]['accuracy_high']:.3f}]")
+
+
+def test_methods_on_the_same_questions(block):
+    measure = {"value": 0.5, "low": 0.4, "high": 0.6}
+    part = {"n": 80, **dict.fromkeys(("accuracy", "mean_confidence", "ece", "brier", "auroc"), measure),
+            "aurc": {"value": None, "low": None, "high": None}}
+    methods = {"method": "all", "own": {}, "shared": {"sampling": part, "p_true": part}, "protocol": block["protocol"],
+               "left_out": {"verbalized": "The model does not say."}}
+    section = build_calibration(block, [], {}, methods)
+    table = tables(section)["Sources of confidence on the same questions"]
+    assert table.rows[1] == ["P(True)", "80", *["0.500 [0.400, 0.600]"] * 5, "-"]
+    assert "Measured on demo, test split" in table.note
+    assert any(isinstance(part, Facts) and list(part.rows) == [("stated in the answer", "The model does not say.")]
+               for part in section.blocks)
+    unstated = build_calibration(block, [], {}, methods | {"protocol": {}})
+    assert "Sources of confidence on the same questions" not in tables(unstated)
