@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, get_args
 from medvqa_cli.errors import RunError, SettingsError
 from medvqa_cli.settings.inference import InferenceSettings
 from medvqa_cli.settings.schema import make_settings, to_tree
+from medvqa_cli.workflows.asking import identify
+from medvqa_cli.workflows.evaluate import read_predictions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from medvqa_cli.inference.protocol import Engine
     from medvqa_cli.progress import Progress
@@ -46,7 +48,7 @@ def read_controls(text: str | None) -> list[str]:
 
 def answer_controls(run: Run, settings: Settings, controls: Sequence[str], *, orders: int = 1, tag: str = "",
                     progress: Progress) -> list[str]:
-    """Ask a run's model again for the controls that have no answers yet; return the tags of all that have them.
+    """Ask a run's model again for what has no answers yet; return the tags under which controls have answers.
 
     The model, prompt, decoding, seed and questions are those of the answers under `tag`, whatever the settings say now.
     A control that the model's family cannot be asked in is left out, and that is said.
@@ -60,12 +62,13 @@ def answer_controls(run: Run, settings: Settings, controls: Sequence[str], *, or
         progress: Where to report.
 
     Raises:
-        RunError: If the answers do not tell how they were made, or a control's file was made in another way.
+        RunError: If there are no answers, they do not tell how they were made, or a control's were made in another way.
         SettingsError: If there are more orders than letters.
         MedVQAError: On bad data or model.
     """
     if orders > MOST_ORDERS:
         raise SettingsError(f"--option-orders is {orders}: it should be at most {MOST_ORDERS}.")
+    read_predictions(run.path / f"{_name_file(tag)}.jsonl")  # without answers there is nothing to compare with
     meta = read_meta(run, tag)
     wanted: list[tuple[dict[str, Any], str]] = [({"control": name}, name) for name in controls]
     wanted += [({"option_rotation": places}, f"options-{places}") for places in range(1, orders)]
@@ -78,7 +81,7 @@ def answer_controls(run: Run, settings: Settings, controls: Sequence[str], *, or
         model = _Model(run, restore_settings(settings, meta), progress)
         for change, name in missing:
             model.answer(change, name, meta, tag)
-    return [_join(name, tag) for _, name in wanted if (run.path / f"predictions-{_join(name, tag)}.jsonl").exists()]
+    return [_join(name, tag) for name in controls if (run.path / f"predictions-{_join(name, tag)}.jsonl").exists()]
 
 
 @dataclass(frozen=True)
@@ -151,24 +154,30 @@ def measure_controls(run: Run, predictions: Sequence[Prediction], settings: Sett
     baselines = meta.get("baselines") or {}
     found: dict[str, Any] = {"images": {}, "question_text": {
         kind: baselines[kind]["same_question_text"] for kind in ("closed", "open") if baselines.get(kind)}}
+    known = {identify(prediction.sample) for prediction in predictions}
     for name in CONTROLS:
-        if rows := _read_alike(run, meta, _join(name, tag), progress):
+        if rows := _read_alike(run, meta, _join(name, tag), known, progress):
             found["images"][name] = {"tag": _join(name, tag), "shown": SHOWN[name]} | compare_control(
                 predictions, rows, settings.evaluation, seed=settings.seed)
     found |= measure_habits(predictions, settings.evaluation, frequent=baselines.get("frequent_answers"),
                             seed=settings.seed)
-    orders = list(_read_orders(run, meta, tag, progress))
+    orders = list(_read_orders(run, meta, tag, known, progress))
     found["option_order"] = measure_option_order([predictions, *orders], settings.evaluation, seed=settings.seed) \
         if orders else None
     return found | {"rules": RULES}
 
 
-def _read_orders(run: Run, meta: Mapping[str, Any], tag: str, progress: Progress) -> Iterator[list[Prediction]]:
+def _read_orders(run: Run, meta: Mapping[str, Any], tag: str, known: Collection[tuple[str, str, str]],
+                 progress: Progress) -> Iterator[list[Prediction]]:
     for places in range(1, MOST_ORDERS):
-        rows = _read_alike(run, meta, _join(f"options-{places}", tag), progress)
+        rows = _read_alike(run, meta, _join(f"options-{places}", tag), known, progress)
         if not rows:
             return
         yield rows
+
+
+def _name_file(tag: str) -> str:
+    return f"predictions-{tag}" if tag else "predictions"
 
 
 def _join(name: str, tag: str) -> str:
@@ -177,22 +186,25 @@ def _join(name: str, tag: str) -> str:
 
 def read_meta(run: Run, tag: str) -> dict[str, Any]:
     """Return what stands beside the answers under a tag; empty if nothing does."""
-    path = run.path / f"predictions{f'-{tag}' if tag else ''}.meta.json"
+    path = run.path / f"{_name_file(tag)}.meta.json"
     return run.read_json(path.name) if path.exists() else {}
 
 
-def _read_alike(run: Run, meta: Mapping[str, Any], tag: str, progress: Progress) -> list[Prediction]:
-    """Return a control's answers; none where there are none, or they were made in another way."""
-    from medvqa_cli.workflows.evaluate import read_predictions
-
-    path = run.path / f"predictions-{tag}.jsonl"
+def _read_alike(run: Run, meta: Mapping[str, Any], tag: str, known: Collection[tuple[str, str, str]],
+                progress: Progress) -> list[Prediction]:
+    """Return a control's answers to the known questions; none where they were made in another way."""
+    path = run.path / f"{_name_file(tag)}.jsonl"
     if not path.exists() or not path.stat().st_size:
         return []
-    if different := _list_differences(meta, read_meta(run, tag)):
+    side = read_meta(run, tag)
+    if different := _list_differences(meta, side):
         progress.warn(f"{path.name} was made in another way than the answers it would be compared with "
                       f"({', '.join(different)}): it is left out.")
         return []
-    return read_predictions(path)
+    rows = read_predictions(path)
+    if len(rows) < side.get("expected", 0):
+        progress.warn(f"{path.name} holds {len(rows)} of {side['expected']} answers: ask for the control again.")
+    return [prediction for prediction in rows if identify(prediction.sample) in known]
 
 
 def _is_whole(run: Run, meta: Mapping[str, Any], tag: str) -> bool:
@@ -211,9 +223,9 @@ def _is_whole(run: Run, meta: Mapping[str, Any], tag: str) -> bool:
 
 def _check_told(run: Run, meta: Mapping[str, Any], tag: str) -> None:
     if untold := [key for key in NEEDED if key not in meta]:
-        name = f"predictions{f'-{tag}' if tag else ''}.jsonl"
-        raise RunError(f"'{run.path / name}' does not tell how its answers were made ({', '.join(untold)}): the same "
-                       "model cannot be asked in the same way.", "Answer with `medvqa infer`, then ask for controls.")
+        path = run.path / f"{_name_file(tag)}.jsonl"
+        raise RunError(f"'{path}' does not tell how its answers were made ({', '.join(untold)}): the same model cannot "
+                       "be asked in the same way.", "Answer with `medvqa infer`, then ask for controls.")
 
 
 def _check_alike(meta: Mapping[str, Any], other: Mapping[str, Any], first: str, second: str) -> None:
@@ -225,9 +237,10 @@ def _check_alike(meta: Mapping[str, Any], other: Mapping[str, Any], first: str, 
 
 
 def _list_differences(meta: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    untold = [key for key in NEEDED if key in other and key not in meta]
     first, second = ({key: json.dumps(value, sort_keys=True, default=str) for key, value in facts.items()}
                      for facts in (meta, other))
-    return [key for key in first if key in second and key not in MAY_DIFFER and first[key] != second[key]]
+    return untold + [key for key in first if key in second and key not in MAY_DIFFER and first[key] != second[key]]
 
 
 def restore_settings(settings: Settings, meta: Mapping[str, Any]) -> Settings:

@@ -52,3 +52,16 @@ def test_a_diagnosis_is_a_folder_and_a_few_lines(medvqa, answered):
     assert "Most frequent closed answers: 'yes' 8 times, 8 right; 'no' 2 times, 0 right." in result.stdout
     assert (answered.path / "diagnosis" / "diagnosis.json").is_file()
     assert len(list((answered.path / "diagnosis" / "errors").iterdir())) == 1
+
+
+def test_a_judge_needs_a_server(medvqa, answered):
+    result = medvqa("eval", "answers", "--run", "a", "--judge", "large")
+    assert result.exit_code == 2
+    assert "error: The judge 'large' needs a server." in result.stderr
+    assert "hint: Name one with --judge-base-url" in result.stderr
+
+
+def test_a_run_remembers_that_missing_images_are_left_out(document, make_run):
+    make_run("b", data={"dataset": "demo", "missing_images": "skip"})
+    for command in (("infer",), ("eval", "answers"), ("eval", "calibration")):
+        assert document(*command, "--run", "b", "--dry-run")["settings"]["data.missing_images"] == "skip"

@@ -59,6 +59,9 @@ def test_a_killed_control_is_finished(answered, listener):
     path = run.path / "predictions-shuffled.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
+    left = evaluate_answers(run, settings, progress=listener)["controls"]["images"]["shuffled"]["n"]
+    assert 0 < left < 32
+    assert any(f"predictions-shuffled.jsonl holds {left} of 32 answers" in line for line in listener.warnings)
     answer_controls(run, settings, ["shuffled"], progress=listener)
     assert path.read_bytes() == whole
 
@@ -79,6 +82,21 @@ def test_answers_of_unknown_making_have_no_controls(answered, listener):
     write_json(run.path / "predictions.meta.json", {"dataset": "demo", "split": "test"})
     with pytest.raises(RunError, match=r"does not tell how its answers were made \(model, decoding, prompt, seed\)"):
         answer_controls(run, settings, ["blank"], progress=listener)
+
+
+def test_without_answers_there_is_nothing_to_control(own_run, listener):
+    settings, run = own_run
+    with pytest.raises(RunError, match="Run 'small' has no predictions.jsonl"):
+        answer_controls(run, settings, ["blank"], progress=listener)
+
+
+def test_controls_of_other_answers_are_left_out(answered, listener):
+    """Answers of another tool take the place of the run's own: nothing tells that the same model gave them."""
+    settings, run = answered
+    answer_controls(run, settings, ["blank"], progress=listener)
+    write_json(run.path / "predictions.meta.json", {"dataset": "demo", "split": "test"})
+    assert evaluate_answers(run, settings, progress=listener)["controls"]["images"] == {}
+    assert any("(model, decoding, prompt, seed): it is left out" in line for line in listener.warnings)
 
 
 def test_a_control_has_no_controls_of_its_own(answered, listener):
@@ -135,8 +153,8 @@ def test_options_are_asked_for_in_every_order(own_run, listener):
     settings, run = own_run
     shown = change(settings, prompt={"options": "always"})
     infer_split(shown, run="small")
-    tags = answer_controls(run, settings, [], orders=3, progress=listener)
-    assert tags == ["options-1"], "no question of the demo has three options"
+    answer_controls(run, settings, [], orders=3, progress=listener)
+    assert not (run.path / "predictions-options-2.jsonl").exists(), "no question of the demo has three options"
     files = [run.path / f"predictions{name}.jsonl" for name in ("", "-options-1")]
     own, moved = ({row["sample"]["question_id"]: row["sample"] for row in read_jsonl(file)} for file in files)
     assert moved
