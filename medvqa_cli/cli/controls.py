@@ -25,7 +25,7 @@ def print_controls(terminal: Terminal, summary: Mapping[str, Any]) -> None:
     terminal.print()
     if found["images"]:
         terminal.print_table(list(COLUMNS), [*_list_controls(found["images"]), *_list_text(found, summary)],
-                             "What is left without the image (survives: in the control / with the image, same questions)")
+                             "What is left without the image (survives: share of the result, same questions)")
         terminal.print()
     for line in _describe_habits(found):
         terminal.print(line)

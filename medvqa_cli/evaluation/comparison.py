@@ -168,6 +168,8 @@ def _measure_effect(key: str, first: Counted, second: Counted) -> dict[str, Any]
 
 def describe_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Return which settings two systems' answers were made with differ, as sentences: a difference may be theirs."""
-    keys = ("fingerprint", "prompt", "mask", "knowledge", "closed_candidates", "decoding", "engine", "blank_images")
+    shown = "control" if "control" in first and "control" in second else "blank_images"
+    keys = ("fingerprint", "prompt", "mask", "knowledge", "closed_candidates", "decoding", "engine", shown,
+            "option_rotation")
     return [f"{key} differs" for key in keys
             if key in first and key in second and first[key] != second[key]]
