@@ -114,16 +114,22 @@ def _write_comparison(run: Run, settings: Settings, scope: Scope, measured: dict
     compared = compare_sources(found, settings.evaluation, num_bins=options.bins, num_samples=options.samples,
                                seed=settings.seed)
     protocols = {method: block["protocol"] for method, block in blocks.items()}
-    shared = _find_common(list(protocols.values()))
-    shared["inference"] = _find_common([protocol["inference"] | {"created": None} for protocol in protocols.values()])
     summary = {"method": "all", **compared, "left_out": left_out,
                "valid_response_rate": {method: block["valid_response_rate"] for method, block in blocks.items()},
                "folders": {method: make_scope(settings, scope.split, method).folder for method in blocks},
-               "protocol": shared | {"confidence": {method: protocol["rules"]["confidence"]
-                                                    for method, protocol in protocols.items()}}}
+               "protocol": _join_protocols(list(protocols.values())) | {
+                   "confidence": {method: protocol["rules"]["confidence"] for method, protocol in protocols.items()}}}
     write_json(run.path / f"calibration{scope.tag}-all" / "metrics.json", summary)
     merge_metrics(run, f"confidence_methods{scope.tag}", summary)
     return summary
+
+
+def _join_protocols(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what holds for all methods, and how sampled answers are clustered."""
+    inference = _find_common([protocol["inference"] | {"created": None} for protocol in protocols])
+    return _find_common(protocols) | {
+        "rules": _find_common([protocol["rules"] for protocol in protocols]), "inference": inference,
+        "clusters": next((protocol["clusters"] for protocol in protocols if protocol["clusters"]), None)}
 
 
 def _find_common(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -147,10 +153,12 @@ def open_inquiry(settings: Settings, scope: Scope, run: str | None, progress: Pr
 
 
 def _admit(settings: Settings, scope: Scope) -> Settings:
-    """Return settings that let the questions through: a run may have been trained on others."""
-    wanted, kept = {"yes_no": "closed"}.get(scope.questions, scope.questions), settings.data.question_type
-    if kept in {"all", wanted}:
-        return settings
+    """Return settings that let these questions through and no others: a run may have been trained on others.
+
+    Yes/no questions are chosen among what the settings let through.
+    """
+    kept = settings.data.question_type
+    wanted = scope.questions if scope.questions != "yes_no" else "closed" if kept == "open" else kept
     return settings.model_copy(update={"data": settings.data.model_copy(update={"question_type": wanted})})
 
 
