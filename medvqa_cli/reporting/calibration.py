@@ -78,7 +78,7 @@ def build_calibration(block: Mapping[str, Any], details: Sequence[Mapping[str, A
         blocks.append(Note(f"{format_count(block['questions_without_valid_answer'])} questions have no sampled answer "
                            "that says yes or no: they count as wrong with confidence 0.5.", "warning"))
     blocks += [*build_recalibration(block), *build_abstention(block), *tabulate_methods(methods or {}),
-               *_list_sources(block, others or {}),
+               *_list_sources(block, others or {}, folded=bool(methods)),
                _tabulate_bins(read_bins(block)),
                Facts("Protocol: calibration", list(list_protocol(protocol)), folded=True)]
     return Section("calibration", "Calibration",
@@ -105,12 +105,13 @@ def _draw_figures(block: Mapping[str, Any], protocol: Mapping[str, Any],
         yield draw_probabilities(truths, "Ambiguous questions", _caption_truth(block, len(truths)))
 
 
-def _list_sources(block: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
+def _list_sources(block: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], *,
+                  folded: bool) -> Iterator[Block]:
     """Yield the sources side by side, and a warning for each whose numbers cannot be shown."""
     gaps = {name: found for name, other in others.items() if (found := find_gaps(other, CONFIDENCE_TERMS))}
     stated = {name: other for name, other in others.items() if name not in gaps}
     if stated:
-        yield tabulate_sources({"calibration": block, **stated})
+        yield tabulate_sources({"calibration": block, **stated}, folded=folded)
     for name, found in gaps.items():
         yield Note(refuse_numbers(f"“{name}”", found), "warning")
 

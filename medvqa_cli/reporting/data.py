@@ -28,8 +28,9 @@ def build_data(analysis: Mapping[str, Any], facts: Mapping[str, Any]) -> Section
         blocks.append(Note("This run holds no analysis of its data: `medvqa data analyze` makes one."))
     if analysis.get("leakage"):
         blocks.append(_tabulate_leakage(analysis["leakage"]))
-    if facts:
-        blocks.append(Facts("What the model was trained on", [(name_key(key), text) for key, text in flatten(facts)]))
+    plain = {key: value for key, value in facts.items() if key != "warnings"}  # they stand in the summary
+    if plain:
+        blocks.append(Facts("What the model was trained on", [(name_key(key), text) for key, text in flatten(plain)]))
     return Section("data", "Data", "", blocks)
 
 

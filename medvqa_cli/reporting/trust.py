@@ -36,15 +36,15 @@ def name_questions(block: Mapping[str, Any]) -> str:
     return {"yes_no": "yes/no questions", "all": "all questions"}.get(kind, f"{kind.replace('_', ' ')} questions")
 
 
-def tabulate_sources(blocks: Mapping[str, Mapping[str, Any]]) -> Table:
+def tabulate_sources(blocks: Mapping[str, Mapping[str, Any]], *, folded: bool = False) -> Table:
     """Return every measured source of confidence beside the others, each with its split; all state their protocol."""
-    rows = [[f"{name_source(block)}, {name_questions(block)}, {block['protocol']['split']} split",
-             format_count(block.get("num_questions")),
-             *(show_measure(block, name) for name in COMPARED)] for block in blocks.values()]
+    rows = [[name_source(block), f"{name_questions(block)}, {block['protocol']['split']} split",
+             format_count(block.get("num_questions")), *(show_measure(block, name) for name in COMPARED)]
+            for block in blocks.values()]
     first = next(iter(blocks.values()))["protocol"]
-    return Table("Confidence from each source", ["Confidence by", "Questions", *map(name_metric, COMPARED)], rows,
+    return Table("Confidence from each source", ["Confidence by", "On", "Questions", *map(name_metric, COMPARED)], rows,
                  "Where number or split differ the questions do: such rows are not to be compared. In brackets: "
-                 f"{describe_interval(first)}.")
+                 f"{describe_interval(first)}.", textual=("On",), folded=folded)
 
 
 def tabulate_methods(block: Mapping[str, Any]) -> list[Block]:

@@ -102,10 +102,10 @@ def test_other_sources_stand_beside_and_gaps_are_said(block):
     del broken["protocol"]["inference"]
     section = build_calibration(block, [], {"calibration-logits": other, "calibration-validation": broken})
     rows = tables(section)["Confidence from each source"].rows
-    assert [row[0] for row in rows] == ["sampled answers, yes/no questions, test split",
-                                       "candidates' probabilities, yes/no questions, test split"]
+    assert [row[:2] for row in rows] == [["sampled answers", "yes/no questions, test split"],
+                                         ["candidates' probabilities", "yes/no questions, test split"]]
     ece = block["intervals"]["ece"]
-    assert rows[1][4] == f"{block['ece']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}]"
+    assert rows[1][5] == f"{block['ece']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}]"
     (note,) = [part.text for part in section.blocks if isinstance(part, Note)]
     assert note == ("The numbers of “calibration-validation” are not shown: metrics.json does not say how they were "
                     "measured (missing: inference). Score the run again: `medvqa eval`.")
