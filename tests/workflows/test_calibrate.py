@@ -239,3 +239,36 @@ def test_open_questions_offer_no_candidates(own_run):
     settings, _ = own_run
     with pytest.raises(SettingsError, match="'logits' cannot be had: open questions offer no candidates"):
         evaluate_calibration(change(settings, calibration={"method": "logits", "questions": "open"}), run="small")
+
+
+def test_a_calibrator_learnt_from_other_questions_is_warned_of(own_run, listener):
+    from medvqa_cli.scoring.recalibration import fit_calibrator, write_calibrator
+
+    settings, run = own_run
+    file = run.path / "calibrator-likelihood.json"
+    write_calibrator(file, fit_calibrator("platt", [0.9, 0.6, 0.8, 0.5], [True, False, True, False],
+                                          source="likelihood", provenance={"asked_for": "yes_no"}))
+    settings = change(settings, calibration={"method": "likelihood", "questions": "open"})
+    found = evaluate_calibration(settings, run="small", wanted=Recalibration(calibrator=file), progress=listener)[1]
+    assert found["recalibration"]["role"] == "applied"
+    assert ("The calibrator was learnt from yes/no questions, these are open questions: what is sure of the one may "
+            "not be of the other.") in listener.warnings
+
+
+@pytest.mark.slow
+def test_without_a_shared_image_the_same_is_said(own_run, listener):
+    """Trees and batches: equal log-probabilities of candidates, answers and beliefs."""
+    settings, run = own_run
+    options = {"method": "all", "samples": 4}
+    found = {}
+    for shared in ("on", "off"):
+        evaluate_calibration(change(settings, calibration=options, infer={"shared_prefix": shared, "batch_size": 3}),
+                             run="small", overwrite=True, progress=listener)
+        found[shared] = {name: rows_of(run, name) for name in ("logits", "likelihood", "p_true")}
+    assert any("row by row in batches" in text for text in listener.said)
+    for name, rows in found["on"].items():
+        for tree, batch in zip(rows, found["off"][name], strict=True):
+            assert tree.answer == batch.answer
+            assert tree.logprob == pytest.approx(batch.logprob, abs=1e-4)
+            for form, (value, tokens) in (tree.candidate_scores or {}).items():
+                assert batch.candidate_scores[form] == (pytest.approx(value, abs=1e-4), tokens)

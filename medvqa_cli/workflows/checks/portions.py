@@ -69,7 +69,8 @@ def portion_calibration(settings: Settings, scope: SanityScope) -> Settings:
         raise NotApplicableError("no yes/no question in the test split")
     limit = places[: _bound(settings, scope.test_samples)][-1]
     return _change(settings, {"data": {"question_type": "closed", "limit": limit},
-                              "calibration": {"samples": scope.calibration_samples},
+                              "calibration": {"samples": scope.calibration_samples, "method": "sampling",
+                                              "questions": "yes_no"},
                               "evaluation": {"resamples": RESAMPLES}})
 
 
