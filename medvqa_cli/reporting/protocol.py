@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 
 UNSTATED = "not stated"
+PICTURES = {"blank": "blank: the same grey for every question", "shuffled": "those of another image of the split",
+            "shuffled-modality": "those of another image of the same modality",
+            "text-only": "none: the question's text alone"}
+"""What was shown in each control."""
 
 
 def refuse_numbers(what: str, gaps: Sequence[str]) -> str:
@@ -165,8 +169,9 @@ def _describe_prompt(prompt: Mapping[str, Any]) -> str:
 
 
 def _describe_pictures(inference: Mapping[str, Any]) -> str:
-    if inference.get("blank_images"):
-        return "blank: the same grey for every question"
+    shown = "blank" if inference.get("blank_images") else inference.get("control", "off")
+    if shown in PICTURES:
+        return PICTURES[shown]
     mask = inference.get("mask", {})
     if mask.get("mode", "none") == "none":
         return "as they are"

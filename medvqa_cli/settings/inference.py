@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from medvqa_cli.settings.section import Fraction, PositiveFloat, Section
 
@@ -88,10 +88,3 @@ class InferenceSettings(Section):
     def shown(self) -> Literal["off", "blank", "shuffled", "shuffled-modality", "text-only"]:
         """What the model sees, `blank_images` counted in."""
         return "blank" if self.blank_images else self.control
-
-    @model_validator(mode="after")
-    def _one_control(self) -> InferenceSettings:
-        if self.blank_images and self.control not in {"off", "blank"}:
-            raise ValueError(f"infer.blank_images shows a grey picture, but infer.control is '{self.control}'; leave "
-                             "one out")
-        return self

@@ -132,6 +132,13 @@ class Settings(Section):
     """How confidence is measured."""
 
     @model_validator(mode="after")
+    def _one_control(self) -> Settings:
+        if self.infer.blank_images and self.infer.control not in {"off", "blank"}:
+            raise ValueError(f"infer.blank_images shows a grey picture, but infer.control is '{self.infer.control}'; "
+                             "leave one out")
+        return self
+
+    @model_validator(mode="after")
     def _packing_needs_a_mask(self) -> Settings:
         if self.train.packing == "on" and self.model.attention == "flash":
             raise ValueError("train.packing 'on' needs a block mask, which model.attention 'flash' does not take; "

@@ -70,6 +70,9 @@ def answer_controls(run: Run, settings: Settings, controls: Sequence[str], *, or
         raise SettingsError(f"--option-orders is {orders}: it should be at most {MOST_ORDERS}.")
     read_predictions(run.path / f"{_name_file(tag)}.jsonl")  # without answers there is nothing to compare with
     meta = read_meta(run, tag)
+    if is_control(meta):
+        raise SettingsError(f"The answers under --tag {tag} are those of a control, which has none of its own.",
+                            "Name the answers to compare with, or leave --tag out.")
     wanted: list[tuple[dict[str, Any], str]] = [({"control": name}, name) for name in controls]
     wanted += [({"option_rotation": places}, f"options-{places}") for places in range(1, orders)]
     missing = [(change, name) for change, name in wanted if not _is_whole(run, meta, _join(name, tag))]
@@ -182,6 +185,11 @@ def _name_file(tag: str) -> str:
 
 def _join(name: str, tag: str) -> str:
     return f"{name}-{tag}" if tag else name
+
+
+def is_control(meta: Mapping[str, Any]) -> bool:
+    """Tell whether answers with these facts beside them are those of a control."""
+    return bool(meta.get("control", "off") != "off" or meta.get("blank_images") or meta.get("option_rotation"))
 
 
 def read_meta(run: Run, tag: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def evaluate_answers(run: Run, settings: Settings, *, tag: str = "", judge: Judg
     """
     from medvqa_cli.evaluation.answers import count_answers, score_predictions, summarize_answers
     from medvqa_cli.evaluation.protocol import describe_inference
-    from medvqa_cli.workflows.controls import measure_controls
+    from medvqa_cli.workflows.controls import is_control, measure_controls
     from medvqa_cli.workflows.judge import describe_judge, open_judge
 
     suffix = f"-{tag}" if tag else ""
@@ -53,7 +53,7 @@ def evaluate_answers(run: Run, settings: Settings, *, tag: str = "", judge: Judg
     if settings.evaluation.judge:
         summary["protocol"]["judge"] |= describe_judge(settings.evaluation)
     _add_completeness(summary, meta, len(predictions), progress)
-    if meta.get("control", "off") == "off" and not meta.get("blank_images") and not meta.get("option_rotation"):
+    if not is_control(meta):
         summary["controls"] = measure_controls(run, predictions, settings, tag=tag, progress=progress)
     write_jsonl(run.path / f"scores{suffix}.jsonl", score_predictions(predictions, tables))
     merge_metrics(run, "answers", {tag or "main": summary})

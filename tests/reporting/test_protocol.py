@@ -31,6 +31,8 @@ def test_plain_prompts_and_runs_of_older_versions():
     old = list_rows(instruction="Answer briefly.", blank_images=True)
     assert old["Instruction"] == "Answer briefly."
     assert old["Pictures"].startswith("blank")
+    assert list_rows(seed=1, control="text-only")["Pictures"] == "none: the question's text alone"
+    assert list_rows(seed=1, control="off", blank_images=False)["Pictures"] == "as they are"
     assert "Prompt" not in old
 
 

@@ -103,6 +103,8 @@ def test_a_control_has_no_controls_of_its_own(answered, listener):
     settings, run = answered
     answer_controls(run, settings, ["blank"], progress=listener)
     assert "controls" not in evaluate_answers(run, settings, tag="blank", progress=listener)
+    with pytest.raises(SettingsError, match="The answers under --tag blank are those of a control"):
+        answer_controls(run, settings, ["text-only"], tag="blank", progress=listener)
 
 
 def test_option_orders_where_none_is_shown_are_said(answered, listener):
