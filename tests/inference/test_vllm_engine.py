@@ -239,3 +239,14 @@ def test_an_adapter_goes_with_every_request(vllm, tiny, picture_paths):
     engine.generate(make_samples(picture_paths)[:1], Decoding(1))
     assert dataclasses.asdict(engine._llm.calls[0].lora) == {
         "lora_name": "medvqa", "lora_int_id": 1, "lora_path": "/adapters/a"}
+
+
+def test_questions_are_put_in_another_way_by_the_same_model(engine, tiny, picture_paths):
+    samples, candidates = make_samples(picture_paths)[:2], [["True", "False"]] * 2
+    prompt = PromptSettings(instruction="Is it true?")
+    ours = TransformersEngine(tiny, make_encoder(tiny), shared_prefix=True)
+    before = engine.score_candidates(samples, candidates)
+    found, wanted = (one.with_prompt(prompt).score_candidates(samples, candidates) for one in (engine, ours))
+    assert [list(scores.values()) for scores in found] == [
+        pytest.approx(list(scores.values()), abs=1e-4) for scores in wanted]
+    assert found != before == engine.score_candidates(samples, candidates)
