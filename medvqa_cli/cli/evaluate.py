@@ -166,11 +166,11 @@ def compare_runs(call: Call) -> None:
 
 def _diagnose(call: Call, run: Run, tag: str) -> tuple[Path, dict[str, Any]] | None:
     """Write the diagnosis if it is wanted; return its folder and numbers."""
+    if not call.is_on("diagnose"):
+        return None
     from medvqa_cli.workflows.diagnosis import EXAMPLES, diagnose_run
 
     examples = call.count("diagnose_examples", EXAMPLES)
-    if not call.is_on("diagnose"):
-        return None
     return diagnose_run(run, call.settings, tag=tag, examples=examples, progress=call.progress)
 
 
