@@ -176,6 +176,8 @@ def _diagnose(call: Call, run: Run, tag: str) -> tuple[Path, dict[str, Any]] | N
 
 def _answer_controls(call: Call, run: Run, tag: str) -> list[str]:
     """Ask for the controls that are wanted; return the tags of their answers."""
+    if not call.text("controls") and not call.text("option_orders"):
+        return []
     from medvqa_cli.workflows.controls import answer_controls, read_controls
 
     controls, orders = read_controls(call.text("controls")), call.count("option_orders", 1)
