@@ -18,6 +18,9 @@ class GrowingLayer(DynamicLayer):
     What is cropped away is overwritten later; tensors handed out before must no longer be in use then.
     """
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self._stores = [torch.empty(0), torch.empty(0)]

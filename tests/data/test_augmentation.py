@@ -110,7 +110,7 @@ def test_a_flip_is_drawn_for_every_second_epoch_and_never_for_a_sided_picture():
 
 @pytest.mark.parametrize("change", [
     {"question": "Is there a nodule in the left lung?"}, {"answer": "Right"}, {"options": ("left", "both")},
-    {"question": "Where is the nodule?"}, {"answer": "upper-left quadrant"}, {"question": "病变在哪里？"},
+    {"question": "Where is the nodule?"}, {"answer": "upper-left quadrant"}, {"question": "病变在哪里？"},  # noqa: RUF001
     {"answer": "左肺"}, {"context": ("right-sided aorta",)}, {"history": (("Which side?", "both"),)},
     {"alternatives": ("RUL",)}, {"answer": "bilateral"}, {"question": "Is this a lateral view?"},
     {"boxes": (Box(label="nodule", x1=1, y1=1, x2=9, y2=9),)}, {"masks": ("m.png",)},
