@@ -262,7 +262,8 @@ class GroupTrainer(ResumableTrainer, GRPOTrainer):
         super().log(logs, start_time)
         if self.policy.events and "reward" in logs:
             self.policy.events.write({"event": "rewards", "step": self.state.global_step, **{
-                name: round(value, 6) for name, value in logs.items() if isinstance(value, float)}})
+                name: round(value, 6) for name, value in logs.items()
+                if isinstance(value, float) and not name.startswith("train_")}})
             self.policy.events.write({"event": "completions", "step": self.state.global_step,
                                       "rows": self._show_completions()})
 

@@ -1,0 +1,158 @@
+"""Does GRPO learn, and does a reward for calibration calibrate? On the demo data, on a CPU, in minutes.
+
+    python examples/benchmarks/grpo_learns.py FOLDER [--seeds 0,1,2] [--weak-steps 120] [--steps 250]
+
+1. `sighted`: the quickstart's small LLaVA (random weights, 1,500 steps on the demo) has learned to see.
+2. `weak`: it goes on for a short while on poor labels of the demo's yes/no questions: 40 in 100 are right, 20 wrong,
+   40 "unclear", and each states a confidence of chance, 10 to 90 %: "yes 30%". That is the weak model.
+3. From there GRPO goes on with the true answers: for each seed once with `accuracy`, once with `calibration` (RLCR).
+   The same steps, the same questions. By `accuracy` alone the model soon states no confidence at all, so both arms get
+   half a point for stating one, whatever it is.
+4. Held-out questions are answered greedily: accuracy, and the expected calibration error (ten bins) of the stated
+   confidences; an answer that states none counts as stating 100 %. A fifth of the pictures are ambiguous: there no
+   answer can be known, and a lower confidence is due.
+
+Runs lie below FOLDER; finished ones are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from medvqa_cli import plugins
+from medvqa_cli.scoring.confidence import parse_verbalized
+from medvqa_cli.training.attempts import RewardCard
+
+REWARDS = {"accuracy": ["accuracy", "stated=0.5"], "calibration": ["calibration", "stated=0.5"]}
+TESTED = 600
+
+
+class Stated:
+    """The reward of both arms for stating a confidence."""
+
+    card = RewardCard("1 for a text that states a confidence.")
+
+    def rate(self, attempts: list[Any]) -> list[float]:
+        """Return 1.0 or 0.0."""
+        return [float(parse_verbalized(attempt.text) is not None) for attempt in attempts]
+
+
+def configure(folder: Path, table: str = "", **sections: Any) -> Any:
+    """Return settings of one stage: the quickstart's, on the demo or on a table below the folder."""
+    from medvqa_cli.settings.schema import make_settings
+    from medvqa_cli.workflows.quickstart import RECIPE
+
+    paths = {"prepared": str(folder / "prepared"), "runs": str(folder / "runs")}
+    data = {"dataset": "demo"}
+    if table:
+        data = {"dataset": "table", "root": str(folder / f"{table}.csv"), "skip_check": True}
+    return make_settings({"paths": paths, "model": RECIPE["model"], "data": data} | sections)
+
+
+def write_tables(folder: Path) -> None:
+    """Write the demo's yes/no questions: with poor labels and confidences of chance, and as they are."""
+    from medvqa_cli.workflows import load_samples
+
+    chance, rows = random.Random(0), {"poor": [], "true": []}
+    for split, most in (("train", None), ("test", TESTED)):
+        samples = [one for one in load_samples(configure(folder), split) if one.answer in {"yes", "no"}]
+        for sample in samples[:most]:
+            image = Path(sample.images[0]).resolve().relative_to(folder.resolve())
+            clear = "ambiguous" if sample.extra.get("ambiguous") else "clear"
+            other = {"yes": "no", "no": "yes"}[sample.answer]
+            said = chance.choices([sample.answer, other, "unclear"], [40, 20, 40])[0]
+            rows["poor"].append([sample.question, f"{said} {10 * chance.randint(1, 9)}%", image, split, "open", clear])
+            rows["true"].append([sample.question, sample.answer, image, split, "closed", clear])
+    for name, lines in rows.items():
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([["question", "answer", "image", "split", "answer_type", "question_type"],
+                                          *lines])
+
+
+def fine_tune(folder: Path, steps: int) -> Any:
+    """Return the weak model that everything starts from."""
+    from medvqa_cli.workflows import open_run, train_sft
+    from medvqa_cli.workflows.quickstart import RECIPE
+
+    if not (folder / "runs" / "sighted" / "model").exists():
+        train_sft(configure(folder, train=RECIPE["train"]), name="sighted")
+    if not (folder / "true.csv").exists():
+        write_tables(folder)
+    if not (folder / "runs" / "weak" / "model").exists():
+        train_sft(configure(folder, "poor", train={
+            "tuning": "full", "max_steps": steps, "batch_size": 8, "learning_rate": 5e-4, "eval_fraction": 0.0}),
+            name="weak", init_from="sighted")
+    return open_run(folder / "runs", "weak")
+
+
+def reinforce(folder: Path, reward: str, seed: int, options: argparse.Namespace) -> tuple[Any, float]:
+    """Return a run of GRPO from the weak model, and the seconds that its training took."""
+    from medvqa_cli.workflows import open_run, train_grpo
+
+    name = f"{reward}-{seed}"
+    if not (folder / "runs" / name / "model").exists():
+        train_grpo(configure(folder, "true", seed=seed, train={
+            "tuning": "full", "max_steps": options.steps, "log_steps": 10, "save_fraction": 0.0},
+            grpo={"rewards": REWARDS[reward], "num_generations": 8, "batch_size": 64, "max_completion_length": 8,
+                  "learning_rate": options.learning_rate}), name=name, init_from="weak")
+    run = open_run(folder / "runs", name)
+    return run, run.read_json("manifest.json")["train_seconds"]
+
+
+def measure(folder: Path, run: Any) -> dict[str, float]:
+    """Return closed accuracy and the calibration error of stated confidences on the test split."""
+    from medvqa_cli.records import prediction_from_json, read_jsonl
+    from medvqa_cli.scoring.calibration import bin_confidences, expected_calibration_error
+    from medvqa_cli.scoring.rewards import is_right
+    from medvqa_cli.workflows import infer_split
+
+    if not (run.path / "predictions.jsonl").exists():
+        infer_split(configure(folder, "true", infer={"max_new_tokens": 8}), run=run.name)
+    rows = [prediction_from_json(row) for row in read_jsonl(run.path / "predictions.jsonl")]
+    right = [is_right(row.answer, row.sample.answer, row.sample.alternatives, is_closed=True) for row in rows]
+    said = [parse_verbalized(row.text or row.answer) for row in rows]
+    ambiguous = [place for place, row in enumerate(rows) if row.sample.question_type == "ambiguous"]
+    stated = [1.0 if value is None else value for value in said]
+    return {"accuracy": statistics.mean(right), "ece": expected_calibration_error(bin_confidences(stated, right)),
+            "stated": statistics.mean(value is not None for value in said),
+            "confidence": statistics.mean(stated),
+            "confidence_ambiguous": statistics.mean(stated[place] for place in ambiguous), "questions": len(rows)}
+
+
+def main() -> None:
+    """Run what is missing, and print what came out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--weak-steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    options = parser.parse_args()
+    plugins.rewards.add("stated", Stated())
+    options.folder.mkdir(parents=True, exist_ok=True)
+    start = measure(options.folder, fine_tune(options.folder, options.weak_steps))
+    print("weak", json.dumps(start))
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in REWARDS}
+    for seed in map(int, options.seeds.split(",")):
+        for reward, rows in found.items():
+            begun = time.process_time()
+            run, seconds = reinforce(options.folder, reward, seed, options)
+            rows.append(measure(options.folder, run) | {"seconds": seconds, "cpu": time.process_time() - begun})
+            print(reward, seed, json.dumps(rows[-1]), flush=True)
+    for name, rows in found.items():
+        for key in ("accuracy", "ece"):
+            values = [row[key] for row in rows]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            print(f"{name}: {key} {statistics.mean(values):.3f} (sd {spread:.3f}, {min(values):.3f} to "
+                  f"{max(values):.3f}); {start[key]:.3f} before")
+
+
+if __name__ == "__main__":
+    main()
