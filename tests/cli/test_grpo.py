@@ -1,0 +1,69 @@
+"""`medvqa train grpo`: its options become settings, and what it lacks is told with its exit code."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from medvqa_cli.runs import Run
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """Replace the workflow by one that notes how it was called."""
+    found = []
+
+    def train(settings, **keywords):
+        found.append((settings, keywords))
+        return run
+
+    run = Run(tmp_path / "elsewhere" / "fake")
+    run.path.mkdir(parents=True)
+    run.update_manifest(created="2000-01-01")
+    fake = SimpleNamespace(check_trl=lambda: None, train_grpo=train)
+    monkeypatch.setitem(sys.modules, "medvqa_cli.workflows.grpo", fake)
+    return found
+
+
+def test_options_become_settings(medvqa, calls, make_run):
+    make_run("weak")
+    result = medvqa("train", "grpo", "--adapter", "weak", "--dataset", "slake", "--rewards", "accuracy=3,format=1",
+                    "--num-generations", "4", "--batch-size", "16", "--grad-accum", "2", "--temperature", "0.8",
+                    "--beta", "0.01", "--loss-type", "grpo", "--max-completion-length", "64", "--learning-rate", "1e-5",
+                    "--lora-r", "8", "--use-vllm")
+    assert result.exit_code == 0, result.stderr
+    settings, keywords = calls[0]
+    assert keywords["init_from"] == "weak"
+    group = settings.grpo
+    assert group.weights == {"accuracy": 3.0, "format": 1.0}
+    assert (group.num_generations, group.batch_size, group.gradient_accumulation) == (4, 16, 2)
+    assert (group.temperature, group.beta, group.loss_type) == (0.8, 0.01, "grpo")
+    assert (group.max_completion_length, group.learning_rate, group.use_vllm) == (64, 1e-5, True)
+    assert (settings.train.lora.r, settings.train.learning_rate) == (8, 1e-4)
+
+
+def test_a_resumed_run_takes_no_adapter(medvqa, calls, make_run):
+    make_run("begun", trained=False)
+    result = medvqa("train", "grpo", "--resume", "begun", "--adapter", "weak", "--batch-size", "8")
+    assert result.exit_code == 2
+    assert "--resume goes on with the run's own settings" in result.stderr
+    assert "--adapter" in result.stderr
+    assert calls == []
+
+
+def test_without_trl_the_exit_code_is_6(medvqa, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "trl" else found(name, *rest))
+    result = medvqa("train", "grpo", "--model", "llava")
+    assert result.exit_code == 6
+    assert "needs the package 'trl', which is not installed" in result.stderr
+    assert "medvqa-cli[grpo]" in result.stderr
+
+
+def test_options_of_fine_tuning_alone_are_not_offered(medvqa):
+    result = medvqa("train", "grpo", "--closed-share", "0.5")
+    assert result.exit_code == 2
+    assert "--closed-share" in result.stderr
