@@ -123,7 +123,7 @@ def test_one_sided_question_keeps_its_picture_unflipped(change):
 
 
 @pytest.mark.parametrize("text", ["Is there a nodule?", "Which modality is this?", "liver", "MRI",
-                                  "Is the heart enlarged?", "这是什么模态？", "What is the largest organ?"])
+                                  "Is the heart enlarged?", "这是什么模态？", "What is the largest organ?"])  # noqa: RUF001
 def test_other_texts_name_no_side(text):
     assert SIDES.search(text) is None
     assert find_sided([dataclasses.replace(SAMPLE, question=text)]) == frozenset()
