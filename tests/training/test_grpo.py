@@ -68,6 +68,8 @@ def draw_batch(trainer, prompts=4):
     trainer.current_gradient_accumulation_steps = 2
     chance = torch.Generator().manual_seed(0)
     batch["advantages"] = torch.randn(prompts * size, generator=chance)
+    if trainer.mask_truncated_completions:
+        batch["completion_mask"][::2] = 1  # of this model's completions all are cut off
     with torch.no_grad():
         trainer._asked = batch["sample"].tolist()
         ids, mask = (torch.cat([batch[f"prompt_{part}"], batch[f"completion_{part}"]], dim=1)
