@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli import plugins
-from medvqa_cli.errors import ModelError, SettingsError
+from medvqa_cli.errors import ModelError, RunError, SettingsError
 from medvqa_cli.registry import normalize_name
 from medvqa_cli.settings.options import read_options
 
@@ -236,6 +236,8 @@ def choose_trained(run: Run) -> ModelChoice:
 
 def recall_choice(model: Mapping[str, Any], weights: Path | None = None) -> ModelChoice:
     """Return the model that a run's manifest describes: what it began with, or with `weights` what it has trained."""
+    if "checkpoint" not in model:
+        raise RunError("A server's model answered in this run: there is nothing to load.", "Name another run or model.")
     origin, commit = str(model["checkpoint"]), str(model.get("commit", ""))
     if weights is None or weights.name == "adapter":
         return ModelChoice(origin, model["family"], str(weights or ""), origin, commit)

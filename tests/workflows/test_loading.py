@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medvqa_cli import plugins
-from medvqa_cli.errors import ModelError, SettingsError
+from medvqa_cli.errors import ModelError, RunError, SettingsError
 from medvqa_cli.models.adapters import attach_lora
 from medvqa_cli.models.quantization import find_quantization
 from medvqa_cli.progress import SILENT
@@ -153,6 +153,8 @@ def test_trust_in_a_checkpoint_holds_for_what_was_made_of_it(tiny_directory, tmp
     with pytest.raises(SettingsError, match="names 'org/model', but"):
         load_choice(dataclasses.replace(own, origin="org/other"), settings, SILENT)
     assert recall_choice(facts).commit == COMMITS[0]
+    with pytest.raises(RunError, match="A server's model answered in this run"):
+        recall_choice({"family": "openai"})
 
 
 @pytest.mark.parametrize("size", ["40", 40, "40 apples", "0GiB", "-1GB", "1e3GB", ""])
