@@ -10,6 +10,14 @@ a completion, each with its own copy of the pixels, and its log-probabilities of
 the model `--trl-rows` at a time (8, one group, unless told otherwise) in as many forward passes as it takes; ours go
 through together. Weights of the language model are scaled so that completions differ and do not end by themselves.
 
+Last figures: TRL 1.16, torch 2.13, one thread of 2 cores that other jobs used too, `--rounds 2 --steps 1`; seconds of
+processor time a step. A part of TRL's time is its loss, which on a CPU computes logits at every position.
+
+| | TRL | shared prefixes | ratio |
+|---|---|---|---|
+| 8 completions of one question (`--questions 1`) | 8.09 | 0.99 | 8.1 |
+| 8 completions of each of 4 questions of an image | 32.5 | 2.08 | 15.7 (one round, one step) |
+
 The arms take turns; each one's first step is its warm-up and not counted. On a machine that others use too, read the
 ratio of processor time. Seconds are medians of all rounds' steps.
 """

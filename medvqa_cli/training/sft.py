@@ -189,12 +189,12 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter | None,
         callbacks=[*([EventLog(events, per_step / order.per_epoch)] if events else []), ProgressDisplay(progress), stop,
                    *plan.callbacks],
     )
-    _check_engine(trainer)
+    check_engine(trainer)
     _remove_default_printers(trainer)
     return trainer, stop
 
 
-def _check_engine(trainer: SFTTrainer) -> None:
+def check_engine(trainer: ResumableTrainer) -> None:
     """Refuse to average weights, or to go back to the best ones, where DeepSpeed or FSDP has spread them."""
     goes_back = trainer.best is not None and trainer.best.keeps
     if (trainer.average or goes_back) and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
