@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import re
+import shlex
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -67,3 +71,22 @@ def test_options_of_fine_tuning_alone_are_not_offered(medvqa):
     result = medvqa("train", "grpo", "--closed-share", "0.5")
     assert result.exit_code == 2
     assert "--closed-share" in result.stderr
+
+
+def test_the_commands_of_the_guide_are_there(medvqa, monkeypatch):
+    from medvqa_cli import plugins
+
+    monkeypatch.setenv("COLUMNS", "200")
+    page = (Path(__file__).parents[2] / "examples" / "grpo_slake.md").read_text(encoding="utf-8")
+    lines = [shlex.split(line) for fence in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+             for line in fence.splitlines()]
+    assert len(lines) == 9
+    for line in lines:
+        words = list(itertools.takewhile(lambda word: not word.startswith("--"), line[1:]))
+        shown = medvqa(*words[:2 if words[0] in {"train", "eval", "data"} else 1], "--help").stdout
+        assert [word for word in line if word.startswith("--") and word not in shown] == []
+        if "--rewards" in line:
+            names = [one.partition("=")[0] for one in line[line.index("--rewards") + 1].split(",")]
+            assert set(names) <= set(plugins.rewards.names())
+        if "train" in line and "--model" in line:
+            assert plugins.models.resolve(line[line.index("--model") + 1])
