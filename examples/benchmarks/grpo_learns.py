@@ -1,13 +1,14 @@
 """Does GRPO learn, and does a reward for calibration calibrate? On the demo data, on a CPU, in minutes.
 
-    python examples/benchmarks/grpo_learns.py FOLDER [--seeds 0,1,2] [--weak-steps 120] [--steps 250]
+    python examples/benchmarks/grpo_learns.py FOLDER [--seeds 0,1,2] [--weak-steps 120] [--steps 150]
 
 1. `sighted`: the quickstart's small LLaVA (random weights, 1,500 steps on the demo) has learned to see.
 2. `weak`: it goes on for a short while on poor labels of the demo's yes/no questions: 40 in 100 are right, 20 wrong,
    40 "unclear", and each states a confidence of chance, 10 to 90 %: "yes 30%". That is the weak model.
 3. From there GRPO goes on with the true answers: for each seed once with `accuracy`, once with `calibration` (RLCR).
    The same steps, the same questions. By `accuracy` alone the model soon states no confidence at all, so both arms get
-   half a point for stating one, whatever it is.
+   half a point for stating one, whatever it is. Both get `length` too: a confidence is read from a text that goes on
+   and on just as well, and without it the model forgets how to end.
 4. Held-out questions are answered greedily: accuracy, and the expected calibration error (ten bins) of the stated
    confidences; an answer that states none counts as stating 100 %. A fifth of the pictures are ambiguous: there no
    answer can be known, and a lower confidence is due.
@@ -30,7 +31,7 @@ from medvqa_cli import plugins
 from medvqa_cli.scoring.confidence import parse_verbalized
 from medvqa_cli.training.attempts import RewardCard
 
-REWARDS = {"accuracy": ["accuracy", "stated=0.5"], "calibration": ["calibration", "stated=0.5"]}
+REWARDS = {"accuracy": ["accuracy", "stated=0.5", "length"], "calibration": ["calibration", "stated=0.5", "length"]}
 TESTED = 600
 
 
@@ -132,8 +133,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--weak-steps", type=int, default=120)
-    parser.add_argument("--steps", type=int, default=250)
-    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
     options = parser.parse_args()
     plugins.rewards.add("stated", Stated())
     options.folder.mkdir(parents=True, exist_ok=True)

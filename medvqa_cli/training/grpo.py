@@ -247,8 +247,9 @@ class GroupTrainer(ResumableTrainer, GRPOTrainer):
         if policy.unended == PATIENCE:
             raise ModelError(f"The model has ended none of its completions for {PATIENCE} steps: each was cut off at "
                              f"{policy.decoding.max_new_tokens} tokens.",
-                             "Allow more with --max-completion-length, or fine-tune it first: medvqa train sft. The "
-                             f"last checkpoint is kept: medvqa train grpo --resume {policy.run}")
+                             "Allow more with --max-completion-length, reward endings (length=1 in --rewards), or "
+                             "fine-tune it first: medvqa train sft. The last checkpoint is kept: medvqa train grpo "
+                             f"--resume {policy.run}")
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the rewards of all processes [N, rewards]; log how much they differ within groups."""
