@@ -13,6 +13,20 @@
    confidences; an answer that states none counts as stating 100 %. A fifth of the pictures are ambiguous: there no
    answer can be known, and a lower confidence is due.
 
+Last figures: TRL 1.16, torch 2.13, one thread of 2 cores that other jobs used too; 600 test questions, 150 steps of 64
+completions, 32 to 76 s each. The weak model: accuracy 0.573, ECE 0.516.
+
+| seed | `accuracy`: accuracy, ECE | `calibration`: accuracy, ECE |
+|---|---|---|
+| 0 | 0.880, 0.480 | 0.862, 0.162 |
+| 1 | 0.870, 0.270 | 0.873, 0.273 |
+| 2 | 0.865, 0.865 | 0.852, 0.152 |
+| mean (sd) | 0.872 (0.008), 0.538 (0.302) | 0.862 (0.011), 0.196 (0.068) |
+
+Both learn to answer. By `accuracy` the stated confidence ends anywhere: a single number, another for each seed. By
+`calibration` it moves towards the share of right answers, but in so few steps it is still a single number too (60 or
+70 %), no lower for ambiguous pictures, and for seed 1 no better: three seeds do not make a difference of means certain.
+
 Runs lie below FOLDER; finished ones are not made again.
 """
 
