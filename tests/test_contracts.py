@@ -262,7 +262,7 @@ def test_what_is_written_is_what_teacher_forcing_scores(built, tiny):
     engine = TransformersEngine(tiny, encoder, shared_prefix=False, batch_size=2)
     image_token = tiny.family.find_image_token(tiny.processor)
     samples = [make_sample(str(directory / "0.png"), number) for number in range(5)]
-    written = [(sample, engine._decode_as_batch([sample], 0, 1, Decoding(max_new_tokens=5))[0]) for sample in samples]
+    written = [(sample, engine._decode([sample], 1, Decoding(max_new_tokens=5))[0]) for sample in samples]
     sample, path = next(pair for pair in written if image_token not in pair[1].tokens)  # a random model writes that too
     images = encoder.encode_images(sample)
     prompt = encoder.encode_text(sample, images).prompt
