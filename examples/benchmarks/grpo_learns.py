@@ -23,6 +23,13 @@ completions, 32 to 76 s each. The weak model: accuracy 0.573, ECE 0.516.
 | 2 | 0.865, 0.865 | 0.852, 0.152 |
 | mean (sd) | 0.872 (0.008), 0.538 (0.302) | 0.862 (0.011), 0.196 (0.068) |
 
+| `calibration` less `accuracy`, 95 % over images | accuracy | ECE |
+|---|---|---|
+| seed 0 | -0.018 [-0.039, +0.002] | -0.318 [-0.339, -0.298] |
+| seed 1 | +0.003 [-0.020, +0.026] | +0.003 [-0.020, +0.026] |
+| seed 2 | -0.013 [-0.032, +0.003] | -0.713 [-0.732, -0.697] |
+| mean | -0.009 [-0.022, +0.003] | -0.343 [-0.355, -0.331] |
+
 Both learn to answer. By `accuracy` the stated confidence ends anywhere: a single number, another for each seed. By
 `calibration` it moves towards the share of right answers, but in so few steps it is still a single number too (60 or
 70 %), no lower for ambiguous pictures, and for seed 1 no better: three seeds do not make a difference of means certain.
@@ -38,15 +45,23 @@ import json
 import random
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from medvqa_cli import plugins
+from medvqa_cli.scoring.calibration import measure_error
 from medvqa_cli.scoring.confidence import parse_verbalized
 from medvqa_cli.training.attempts import RewardCard
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 REWARDS = {"accuracy": ["accuracy", "stated=0.5", "length"], "calibration": ["calibration", "stated=0.5", "length"]}
 TESTED = 600
+BINS = 10
 
 
 class Stated:
@@ -121,10 +136,26 @@ def reinforce(folder: Path, reward: str, seed: int, options: argparse.Namespace)
     return run, run.read_json("manifest.json")["train_seconds"]
 
 
-def measure(folder: Path, run: Any) -> dict[str, float]:
-    """Return closed accuracy and the calibration error of stated confidences on the test split."""
+@dataclass(frozen=True)
+class Answers:
+    """A run's answers to the test questions: stated confidence (none counts as 1), whether right, and which image."""
+
+    stated: NDArray[np.float64]
+    right: NDArray[np.float64]
+    images: list[str]
+    share_stated: float
+    ambiguous: NDArray[np.bool_]
+
+    def measure(self) -> dict[str, float]:
+        """Return closed accuracy, calibration error, and what confidences are stated."""
+        return {"accuracy": float(self.right.mean()), "ece": measure_error(self.stated, self.right, BINS),
+                "stated": self.share_stated, "confidence": float(self.stated.mean()),
+                "confidence_ambiguous": float(self.stated[self.ambiguous].mean()), "questions": len(self.right)}
+
+
+def answer(folder: Path, run: Any) -> Answers:
+    """Return a run's answers to the test split, asked once."""
     from medvqa_cli.records import prediction_from_json, read_jsonl
-    from medvqa_cli.scoring.calibration import bin_confidences, expected_calibration_error
     from medvqa_cli.scoring.rewards import is_right
     from medvqa_cli.workflows import infer_split
 
@@ -133,12 +164,33 @@ def measure(folder: Path, run: Any) -> dict[str, float]:
     rows = [prediction_from_json(row) for row in read_jsonl(run.path / "predictions.jsonl")]
     right = [is_right(row.answer, row.sample.answer, row.sample.alternatives, is_closed=True) for row in rows]
     said = [parse_verbalized(row.text or row.answer) for row in rows]
-    ambiguous = [place for place, row in enumerate(rows) if row.sample.question_type == "ambiguous"]
-    stated = [1.0 if value is None else value for value in said]
-    return {"accuracy": statistics.mean(right), "ece": expected_calibration_error(bin_confidences(stated, right)),
-            "stated": statistics.mean(value is not None for value in said),
-            "confidence": statistics.mean(stated),
-            "confidence_ambiguous": statistics.mean(stated[place] for place in ambiguous), "questions": len(rows)}
+    return Answers(np.asarray([1.0 if value is None else value for value in said]), np.asarray(right, float),
+                   [row.sample.image_id for row in rows], statistics.mean(value is not None for value in said),
+                   np.asarray([row.sample.question_type == "ambiguous" for row in rows]))
+
+
+def compare(by_reward: dict[str, list[Answers]]) -> dict[str, Any]:
+    """Return, for accuracy and calibration error, `calibration` less `accuracy` with 95 % intervals over images.
+
+    For each seed, and for the mean over seeds: the intervals say what other images would change, not other seeds.
+    """
+    from medvqa_cli.scoring.intervals import bootstrap_statistic
+
+    pairs = list(zip(by_reward["accuracy"], by_reward["calibration"], strict=True))
+
+    def differ(rows: NDArray[np.intp], chosen: list[tuple[Answers, Answers]], key: str) -> float:
+        def value(one: Answers) -> float:
+            return (float(one.right[rows].mean()) if key == "accuracy"
+                    else measure_error(one.stated[rows], one.right[rows], BINS))
+
+        return statistics.mean(value(second) - value(first) for first, second in chosen)
+
+    found = {}
+    for key in ("accuracy", "ece"):
+        for name, chosen in [*((f"seed {n}", [pair]) for n, pair in enumerate(pairs)), ("mean", pairs)]:
+            interval = bootstrap_statistic(lambda rows, c=chosen, k=key: differ(rows, c, k), pairs[0][0].images)
+            found[f"{key}, {name}"] = [interval.estimate, interval.low, interval.high]
+    return found
 
 
 def main() -> None:
@@ -152,14 +204,16 @@ def main() -> None:
     options = parser.parse_args()
     plugins.rewards.add("stated", Stated())
     options.folder.mkdir(parents=True, exist_ok=True)
-    start = measure(options.folder, fine_tune(options.folder, options.weak_steps))
+    start = answer(options.folder, fine_tune(options.folder, options.weak_steps)).measure()
     print("weak", json.dumps(start))
     found: dict[str, list[dict[str, float]]] = {name: [] for name in REWARDS}
+    answers: dict[str, list[Answers]] = {name: [] for name in REWARDS}
     for seed in map(int, options.seeds.split(",")):
         for reward, rows in found.items():
             begun = time.process_time()
             run, seconds = reinforce(options.folder, reward, seed, options)
-            rows.append(measure(options.folder, run) | {"seconds": seconds, "cpu": time.process_time() - begun})
+            answers[reward].append(answer(options.folder, run))
+            rows.append(answers[reward][-1].measure() | {"seconds": seconds, "cpu": time.process_time() - begun})
             print(reward, seed, json.dumps(rows[-1]), flush=True)
     for name, rows in found.items():
         for key in ("accuracy", "ece"):
@@ -167,6 +221,8 @@ def main() -> None:
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             print(f"{name}: {key} {statistics.mean(values):.3f} (sd {spread:.3f}, {min(values):.3f} to "
                   f"{max(values):.3f}); {start[key]:.3f} before")
+    for name, (value, low, high) in compare(answers).items():
+        print(f"calibration less accuracy: {name} {value:+.3f} [{low:+.3f}, {high:+.3f}]")
 
 
 if __name__ == "__main__":
