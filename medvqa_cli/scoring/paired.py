@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from medvqa_cli.scoring.resampling import Combine, Counted
 
-EXACT_CLUSTERS = 12
+EXACT_CLUSTERS = 14
 EXACT_DISAGREEMENTS = 1000
 """Up to so many disagreements McNemar's test counts the binomial law out; beyond them the normal one is as good."""
 BLOCK = 500
@@ -60,7 +60,7 @@ def compare_counts(first: Mapping[str, Counted], second: Mapping[str, Counted], 
     """Return a paired comparison of every measure that both systems have.
 
     The interval resamples whole clusters, both systems' answers together. The p-value comes from exchanging the two
-    systems' answers cluster by cluster; up to 12 clusters every exchange is counted, beyond that they are drawn, and
+    systems' answers cluster by cluster; up to 14 clusters every exchange is counted, beyond that they are drawn, and
     the observed one counts as one of them.
 
     Args:

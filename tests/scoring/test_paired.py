@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, chi2
 
-from medvqa_cli.scoring.comparisons import compare_pairs
+from medvqa_cli.scoring.intervals import bootstrap_mean
 from medvqa_cli.scoring.paired import compare_counts, find_disagreement, measure_effect
 from medvqa_cli.scoring.resampling import Counted, take_mean
 
@@ -42,18 +43,22 @@ def test_no_disagreement_is_no_difference():
 
 
 @pytest.mark.parametrize("images", [8, 40])
-def test_means_agree_with_the_sign_flip_test(images):
+def test_exchanging_systems_flips_the_signs_of_mean_differences(images):
     draw = random.Random(3)
     first = [draw.random() < 0.5 for _ in range(images * 5)]
     second = [draw.random() < 0.65 for _ in range(images * 5)]
     clusters = [number // 5 for number in range(images * 5)]
     found = compare_counts(counted(first), counted(second), clusters, resamples=4000, seed=1)["accuracy"]
-    flipped = compare_pairs([float(b) - float(a) for a, b in zip(first, second, strict=True)], clusters,
-                            resamples=4000, seed=1)
-    assert found.difference.value == pytest.approx(flipped.interval.estimate)
-    assert found.difference.low == pytest.approx(flipped.interval.low, abs=0.02)
-    assert found.difference.high == pytest.approx(flipped.interval.high, abs=0.02)
-    assert found.p_value == pytest.approx(flipped.p_value, abs=1e-12 if images == 8 else 0.03)
+    differences = [float(b) - float(a) for a, b in zip(first, second, strict=True)]
+    interval = bootstrap_mean(differences, clusters, resamples=4000, seed=1)
+    assert found.difference.value == pytest.approx(interval.estimate)
+    assert found.difference.low == pytest.approx(interval.low, abs=0.02)
+    assert found.difference.high == pytest.approx(interval.high, abs=0.02)
+    sums = np.asarray(differences).reshape(images, 5).sum(axis=1)
+    signs = np.asarray(list(itertools.product((-1, 1), repeat=8))) if images == 8 else (
+        np.random.default_rng(5).choice([-1, 1], (20_000, images)))
+    flipped = np.mean(np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9)
+    assert found.p_value == pytest.approx(flipped, abs=1e-12 if images == 8 else 0.03)
 
 
 def test_a_measure_that_is_no_mean_is_compared_as_a_whole():
