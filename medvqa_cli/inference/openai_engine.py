@@ -7,7 +7,6 @@ request of its own, with a seed of its own, so answers do not depend on what els
 from __future__ import annotations
 
 import base64
-import copy
 import functools
 import io
 import math
@@ -16,9 +15,10 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.data.prompts import build_turns, check_prompt, list_exemplar_images
+from medvqa_cli.data.prompts import build_turns
 from medvqa_cli.errors import ModelError
 from medvqa_cli.inference.http_client import JsonClient, RefusedError
+from medvqa_cli.inference.prompted import Prompted
 from medvqa_cli.inference.protocol import AnswerError, Decoding, Generation, Intake
 from medvqa_cli.inference.seeds import seed_for
 from medvqa_cli.models.encoding import BLANK_GREY
@@ -48,7 +48,7 @@ FIELDS = {
 """Fields that a request can do without: how a refusal names them, and what follows from leaving them out."""
 
 
-class OpenAIEngine:
+class OpenAIEngine(Prompted):
     """Asks a server.
 
     Args:
@@ -71,16 +71,14 @@ class OpenAIEngine:
     def __init__(self, client: JsonClient, model: str, read_image: Callable[[str], Image.Image], *,
                  prompt: PromptSettings, concurrency: int = 8, image_size: int = 1024,
                  blank_images: bool = False, warn: Callable[[str], None] = SILENT.warn) -> None:
-        check_prompt(prompt)
+        super().__init__(prompt)
         self.model = model
         self.facts: Mapping[str, Any] = {"checkpoint": model, "server": client.base_url, "image_size": image_size}
         self.intake = Intake(by_image=False, calls=concurrency)
-        self.prompt = prompt
         self._client = client
         self._read_image = read_image
         self._size = image_size
         self._blank = blank_images
-        self._exemplars = list_exemplar_images(prompt)
         self._write_picture = functools.lru_cache(CACHED_PICTURES)(self._encode_picture)
         self._lock = threading.Lock()
         self._usage: Counter[str] = Counter()
@@ -88,17 +86,6 @@ class OpenAIEngine:
         self._told: set[str] = set()
         self._left_out: set[str] = set()
         self._limit = "max_tokens"
-
-    def with_prompt(self, prompt: PromptSettings) -> OpenAIEngine:
-        """Return the same server, to which questions are put in another way.
-
-        Raises:
-            SettingsError: If the prompt's template or an exemplar's picture cannot be used.
-        """
-        check_prompt(prompt)
-        other = copy.copy(self)
-        vars(other).update(prompt=prompt, _exemplars=list_exemplar_images(prompt))
-        return other
 
     def list_models(self) -> list[str]:
         """Return the models that the server lists; none if it has no list.

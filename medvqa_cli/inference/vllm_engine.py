@@ -9,15 +9,15 @@ it is asked with. Candidates are scored by the log-probabilities of a prompt; fo
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.data.prompts import build_turns, check_prompt, list_exemplar_images
+from medvqa_cli.data.prompts import build_turns
 from medvqa_cli.errors import DataError, ModelError
 from medvqa_cli.inference.openai_engine import count_answers
+from medvqa_cli.inference.prompted import Prompted
 from medvqa_cli.inference.protocol import Decoding, Generation, Intake
 from medvqa_cli.inference.seeds import seed_for
 from medvqa_cli.models.encoding import BLANK_GREY
@@ -39,7 +39,7 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM sets room aside for."""
 
 
-class VllmEngine:
+class VllmEngine(Prompted):
     """Runs a `vllm.LLM`.
 
     Args:
@@ -64,31 +64,18 @@ class VllmEngine:
     def __init__(self, llm: Any, family: ModelFamily, processor: Any, read_image: Callable[[str], Image.Image], *,
                  prompt: PromptSettings, facts: Mapping[str, Any], adapter: str = "",
                  blank_images: bool = False) -> None:
-        check_prompt(prompt)
+        super().__init__(prompt)
         if family.layout.task_type == "SEQ_2_SEQ_LM":
             raise ModelError("Engine 'vllm' does not run encoder-decoders such as this family.",
                              "Use --engine transformers.")
         self.facts = facts
-        self.prompt = prompt
         self._llm = llm
         self._family = family
         self._processor = processor
         self._blank = blank_images
-        self._exemplars = list_exemplar_images(prompt)
         self._adapter = _request_adapter(adapter)
         self._placeholder = processor.tokenizer.convert_ids_to_tokens(family.find_image_token(processor))
         self._open = functools.lru_cache(CACHED_PICTURES)(read_image)
-
-    def with_prompt(self, prompt: PromptSettings) -> VllmEngine:
-        """Return the same model, to which questions are put in another way.
-
-        Raises:
-            SettingsError: If the prompt's template or an exemplar's picture cannot be used.
-        """
-        check_prompt(prompt)
-        other = copy.copy(self)
-        vars(other).update(prompt=prompt, _exemplars=list_exemplar_images(prompt))
-        return other
 
     def generate(self, samples: Sequence[VQASample], decoding: Decoding) -> list[Generation]:
         """Return one answer for each sample."""
