@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,10 @@ from medvqa_cli.evaluation.measures import PARTS, average, count_measures, list_
 from medvqa_cli.evaluation.protocol import describe_scoring
 from medvqa_cli.evaluation.yes_no import RULES, measure_yes_no, read_binary, to_entry
 from medvqa_cli.records import Prediction, Score
-from medvqa_cli.scoring.answers import normalize_answer
 from medvqa_cli.scoring.bayes import bayes_accuracy
 from medvqa_cli.scoring.bertscore import score_bert
 from medvqa_cli.scoring.clinical import to_number
+from medvqa_cli.scoring.collapse import find_top_answer
 from medvqa_cli.scoring.profiles import name_key
 from medvqa_cli.scoring.resampling import Counted, resample_counts
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from medvqa_cli.settings.schema import EvaluationSettings
 
 GROUPS = ("answer_type", "question_type", "modality", "organ", "language")
-COLLAPSE = 0.9
 Tables = dict[str, Counted]
 
 
@@ -166,20 +164,14 @@ class _Board:
 
 
 def _check(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """Return how many yes/no answers could be parsed, and whether the model says the same to everything."""
+    """Return how many yes/no answers could be parsed, and whether the model says one thing to everything."""
     binary = [found for found in map(read_binary, predictions) if found]
-    shares = {kind: _top_answer([p.answer for p in predictions if p.sample.answer_type == kind])
-              for kind in ("closed", "open")}
+    tops = {kind: find_top_answer((p.sample.answer, p.answer) for p in predictions if p.sample.answer_type == kind)
+            for kind in ("closed", "open")}
     return {"yes_no_questions": len(binary), "yes_no_unparsed": sum(found.answer is None for found in binary),
-            "top_answer": {kind: top for kind, top in shares.items() if top},
-            "collapsed": [kind for kind, top in shares.items() if top and top["share"] > COLLAPSE]}
-
-
-def _top_answer(answers: Sequence[str]) -> dict[str, Any] | None:
-    if not answers:
-        return None
-    text, count = Counter(normalize_answer(answer) for answer in answers).most_common(1)[0]
-    return {"answer": text, "share": count / len(answers)}
+            "top_answer": {kind: {"answer": top.answer, "share": top.share, "gold_share": top.gold_share}
+                           for kind, top in tops.items() if top},
+            "collapsed": [kind for kind, top in tops.items() if top and top.is_collapse]}
 
 
 def _describe_aids(aids: Aids, tables: Mapping[str, Counted], predictions: Sequence[Prediction]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ MAX_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class TopAnswer:
-    """The most frequent answer to closed questions.
+    """The most frequent answer to questions of one kind.
 
     `share` (0-1) is how often the model gives it, `gold_share` how frequent the most frequent gold answer is, both
     among `total` questions.
@@ -40,7 +40,7 @@ def find_top_answer(pairs: Iterable[tuple[str, str]]) -> TopAnswer | None:
     Answers are compared normalized; where the gold answer is yes or no, by what they say (`parse_yes_no`).
 
     Args:
-        pairs: Gold answer and the model's answer of each closed question.
+        pairs: Gold answer and the model's answer of each question.
     """
     answers, golds = Counter[str](), Counter[str]()
     for gold, answer in pairs:

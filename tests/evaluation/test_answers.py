@@ -54,7 +54,17 @@ def test_counts_by_hand():
 def test_a_model_that_always_says_yes_is_told():
     summary = summarize([predict(n, "yes" if n % 2 else "no", "Yes.") for n in range(20)])
     assert summary["checks"]["collapsed"] == ["closed"]
-    assert summary["checks"]["top_answer"]["closed"] == {"answer": "yes", "share": 1.0}
+    assert summary["checks"]["top_answer"]["closed"] == {"answer": "yes", "share": 1.0, "gold_share": 0.5}
+
+
+def test_one_answer_to_all_is_no_collapse_where_it_is_the_truth_or_there_are_few_questions():
+    same = [predict(n, "chest", "chest", "open") for n in range(20)]
+    few = [predict(n, "yes" if n % 2 else "no", "Yes.") for n in range(9)]
+    checks = summarize(same + few)["checks"]
+    assert checks["collapsed"] == []
+    assert checks["top_answer"]["open"] == {"answer": "chest", "share": 1.0, "gold_share": 1.0}
+    assert summarize(same[:2] + [predict(n, f"organ {n}", "Chest.", "open")
+                                 for n in range(20)])["checks"]["collapsed"] == ["open"]
 
 
 def test_known_laws_give_the_best_possible_accuracy():
