@@ -46,7 +46,7 @@ TAGS = {
     "probe/closed/exact_match": "share of closed probes answered with a gold answer, both normalized",
     "probe/closed/accuracy": "share of closed probes answered right, yes and no parsed",
     "probe/closed/yes_no_accuracy": "the same of yes/no questions alone",
-    "probe/closed/top_share": "share of the most frequent answer to closed probes: collapsed if over 0.9 where gold is not",
+    "probe/closed/top_share": "share of the most frequent answer to closed probes; a collapse over 0.9, if gold is not",
     "probe/closed/gold_top_share": "share of the most frequent gold answer to closed probes",
     "probe/length": "histogram: tokens of generated answers, the end token included",
     "probe/length/mean": "their mean",
