@@ -31,6 +31,18 @@ LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 FAULTS = (OSError, http.client.HTTPException)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a user has named a server and its model, for hints: two flags and the section of the settings."""
+
+    address: str = "--base-url"
+    model: str = "--model"
+    section: str = "infer.server"
+
+
+INFERENCE = Origin()
+
+
 class RefusedError(AnswerError):
     """The server does not take a request; `status` is its HTTP status and `reason` what it says."""
 
@@ -68,12 +80,14 @@ class JsonClient:
         key: Sent as bearer token if it is not empty; it stands in no error.
         timeout: Seconds to wait for a reply.
         retries: How often a request is repeated.
+        origin: Where the server was named.
         sleep: What waits.
     """
 
     def __init__(self, base_url: str, key: str = "", *, timeout: float = 120.0, retries: int = 6,
-                 sleep: Callable[[float], object] = time.sleep) -> None:
+                 origin: Origin = INFERENCE, sleep: Callable[[float], object] = time.sleep) -> None:
         self.base_url = base_url
+        self.origin = origin
         self._headers = {"Content-Type": "application/json", "User-Agent": "medvqa"}
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
@@ -150,10 +164,11 @@ class JsonClient:
         if reply.status in {401, 403}:
             raise ModelError(f"The server at '{self.base_url}' does not take the key (status {reply.status}): "
                              f"{self._explain(reply)}",
-                             "Put a valid key into the environment variable that infer.server.key_variable names.")
+                             f"Put a valid key into the environment variable that {self.origin.section}.key_variable "
+                             "names.")
         if reply.status == 0 and reply.text.startswith("no answer within"):
             raise AnswerError(f"The server gave {reply.text}{tries}.",
-                              "Allow more time with --set infer.server.timeout=SECONDS.")
+                              f"Allow more time with --set {self.origin.section}.timeout=SECONDS.")
         if reply.status == 0:
             raise self._unreachable(reply.text + tries)
         if not 200 <= reply.status < 300:
@@ -165,7 +180,8 @@ class JsonClient:
 
     def _unreachable(self, reason: str) -> ModelError:
         return ModelError(f"The server at '{self.base_url}' cannot be reached: {reason}.",
-                          "Start it, or correct --base-url. What has been answered is kept: the same command goes on.")
+                          f"Start it, or correct {self.origin.address}. What has been answered is kept: the same "
+                          "command goes on.")
 
     def _explain(self, reply: _Reply) -> str:
         """Return what the server says of an error in one line, without the key, which some servers repeat."""

@@ -190,9 +190,10 @@ class OpenAIEngine(Prompted):
         """Return what is wrong: with the model's name no question can be answered, with anything else only this."""
         if error.status != 404:
             return error
-        listed = self.list_models()
+        listed, origin = self.list_models(), self._client.origin
         return ModelError(f"The server at '{self.facts['server']}' has no model '{self.model}': {error.reason}",
-                          f"It offers: {', '.join(listed)}." if listed else "Correct --model or --base-url.")
+                          f"It offers: {', '.join(listed)}." if listed else
+                          f"Correct {origin.model} or {origin.address}.")
 
     def _tell(self, what: str, message: str) -> None:
         with self._lock:

@@ -35,7 +35,7 @@ class ServerSettings(Section):
             raise ValueError("it should be a web address such as http://localhost:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("it should hold no name, password or query, for it is kept with the answers; a key goes "
-                             "into the environment variable of infer.server.key_variable")
+                             "into the environment variable that key_variable names")
         return url.rstrip("/") if url else None
 
 

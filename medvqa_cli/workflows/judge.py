@@ -62,7 +62,7 @@ def describe_judge(settings: EvaluationSettings) -> dict[str, Any]:
 
 def _open_server(settings: EvaluationSettings, progress: Progress) -> OpenAIEngine:
     from medvqa_cli.data.images import read_image
-    from medvqa_cli.inference.http_client import JsonClient
+    from medvqa_cli.inference.http_client import JsonClient, Origin
     from medvqa_cli.inference.openai_engine import OpenAIEngine
 
     server = settings.judge_server
@@ -70,7 +70,8 @@ def _open_server(settings: EvaluationSettings, progress: Progress) -> OpenAIEngi
         raise SettingsError(f"The judge '{settings.judge}' needs a server.",
                             "Name one with --judge-base-url, such as http://localhost:8000/v1.")
     client = JsonClient(server.base_url, os.environ.get(server.key_variable, ""), timeout=server.timeout,
-                        retries=server.retries)
+                        retries=server.retries,
+                        origin=Origin("--judge-base-url", "--judge", "evaluation.judge_server"))
     return OpenAIEngine(client, settings.judge or "", read_image, prompt=PromptSettings(),
                         concurrency=server.concurrency, warn=_keep_quiet(progress))
 

@@ -76,8 +76,21 @@ def test_a_judge_without_a_server_and_one_that_is_gone_are_one_error(run):
     with pytest.raises(SettingsError, match="The judge 'large' needs a server") as failure:
         evaluate_answers(run, configure(None))
     assert "--judge-base-url" in failure.value.hint
-    with pytest.raises(ModelError, match="http://127.0.0.1:9/v1"):
+    with pytest.raises(ModelError, match="http://127.0.0.1:9/v1") as failure:
         evaluate_answers(run, configure("http://127.0.0.1:9/v1"))
+    assert failure.value.hint.startswith("Start it, or correct --judge-base-url. ")
+
+
+@pytest.mark.parametrize(("fault", "hint"), [
+    (Fault(401, {"detail": "no"}),
+     "Put a valid key into the environment variable that evaluation.judge_server.key_variable names."),
+    (Fault(404, {"detail": "no such model"}), "Correct --judge or --judge-base-url."),
+])
+def test_what_the_judges_server_refuses_is_corrected_where_the_judge_is_named(server, run, listener, fault, hint):
+    server.fault = lambda request, number: fault
+    with pytest.raises(ModelError) as failure:
+        evaluate_answers(run, configure(server.url), progress=listener)
+    assert failure.value.hint == hint
 
 
 def test_no_judge_is_no_server(run):
