@@ -87,7 +87,7 @@ def measure_entropy(clusters: Sequence[Cluster]) -> float:
     """Return the discrete semantic entropy, -sum p log p over clusters with p their shares of the samples; nats.
 
     Source:
-        Farquhar et al. 2024, Nature 630, p. 626 and Methods, "Discrete semantic entropy".
+        Farquhar et al. 2024, Nature 630, 625-630 (the discrete form of semantic entropy).
 
     Raises:
         ValueError: If there is no cluster.
@@ -105,7 +105,7 @@ def measure_weighted_entropy(clusters: Sequence[Cluster]) -> float:
     all there is: the probabilities are normalized to sum to 1.
 
     Source:
-        Farquhar et al. 2024, Nature 630, Methods, equations 4 and 5 (the Rao-Blackwellized estimate).
+        Farquhar et al. 2024, Nature 630, 625-630 (the entropy over cluster probabilities that sum to 1).
 
     Raises:
         ValueError: If there is no cluster.

@@ -129,7 +129,7 @@ def measure_likelihood(logprob: float, num_tokens: int | None = None) -> float:
     """Return the probability of the answer's tokens, in 0-1; with `num_tokens` their geometric mean.
 
     Source:
-        Malinin and Gales 2021, arXiv:2002.07650, section 3 (length normalization, equation 9's exponent).
+        Malinin and Gales 2021, arXiv:2002.07650 (length normalization).
 
     Raises:
         DataError: If the log-probability is no number, or above 0.
@@ -144,7 +144,7 @@ def compare_true_false(logprob_true: float, logprob_false: float) -> float:
     """Return P(True): the probability of "True" against "False" as the reply to "is this answer right?".
 
     Source:
-        Kadavath et al. 2022, arXiv:2207.05221, section 3. Differs: the two are normalized to sum to 1.
+        Kadavath et al. 2022, arXiv:2207.05221. Differs: the two are normalized to sum to 1.
 
     Raises:
         DataError: If a log-probability is no number, or both are minus infinity.
@@ -186,7 +186,8 @@ def parse_verbalized(text: str) -> float | None:
     "11/10", "90"), a range ("80-90%") and a number inside a word, a date or an interval's level do not count.
 
     Source:
-        Tian et al. 2023, arXiv:2305.14975, section 3 (verbalized probabilities, and words with numbers of their own).
+        Tian et al. 2023, arXiv:2305.14975 (verbalized probabilities, and words). Differs: the words and their numbers
+        are ours.
     """
     folded = re.sub(r"[^\S\n]+", " ", text.lower())
     found = [(True, match.start(), _LEVELS[match.group(1)]) for match in _WORD.finditer(folded)]

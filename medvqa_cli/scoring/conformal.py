@@ -80,7 +80,8 @@ def control_error(confidences: Sequence[float], correct: Sequence[bool], wanted:
         clusters: The image of each: the loss of an image is then the mean of its questions'.
 
     Source:
-        Angelopoulos et al. 2022, arXiv:2208.02814, equation 4 (conformal risk control with B = 1), on a fixed grid.
+        Angelopoulos et al. 2022, arXiv:2208.02814 (conformal risk control: the lowest threshold at which
+        n / (n + 1) mean loss + B / (n + 1) is at most `wanted`, with losses up to B = 1), on a fixed grid.
 
     Raises:
         ValueError: If there is no question, or `wanted` or a confidence is out of range.
@@ -109,12 +110,13 @@ def control_risk(confidences: Sequence[float], correct: Sequence[bool], wanted: 
         wanted: In 0-1, of the answers given.
         error: Chance of choosing a threshold that is too low, in 0-1.
         clusters: The image of each: then one question an image, drawn with the seed, is looked at, for those of one
-            image are no independent trials (Dunn et al. 2022, arXiv:1809.07441, section 3, do so for prediction sets).
+            image are no independent trials (Dunn et al. 2022, arXiv:1809.07441, do so for prediction sets).
         seed: Of that draw.
 
     Source:
-        Angelopoulos et al. 2021, arXiv:2110.01052, algorithm 1 (learn then test) with fixed-sequence testing from
-        several starts (section 2.3) and an exact binomial p-value in place of Hoeffding's.
+        Angelopoulos et al. 2021, arXiv:2110.01052 (learn then test), algorithm 1 (fixed-sequence testing from several
+        starts). Differs: an exact binomial p-value, which losses of 0 and 1 allow, in place of Hoeffding's and
+        Bentkus's bounds; among the answers given, whose number is taken as known.
 
     Raises:
         ValueError: If there is no question, or `wanted`, `error` or a confidence is out of range.
@@ -195,8 +197,8 @@ def score_candidates(probabilities: Mapping[str, float], method: SetMethod) -> d
 
     - lac: 1 - its probability (Sadinle et al. 2019, arXiv:1609.00451): the smallest sets on average.
     - aps: the summed probability of the candidates at least as likely, itself included (Romano et al. 2020,
-      arXiv:2006.02544, equation 8 without its randomization, so that coverage is at least as wanted): larger sets for
-      harder questions. Of two candidates it names nearly always both.
+      arXiv:2006.02544, without its randomization, so that coverage is at least as wanted): larger sets for harder
+      questions. Of two candidates it names nearly always both.
     """
     if method == "lac":
         return {name: 1 - value for name, value in probabilities.items()}
@@ -211,8 +213,8 @@ def find_quantile(scores: Sequence[float], miss: float) -> float:
     Infinite where that is more than n: too few scores to exclude anything.
 
     Source:
-        Vovk et al. 2005, "Algorithmic Learning in a Random World"; Angelopoulos and Bates 2021, arXiv:2107.07511,
-        equation 1.
+        Vovk et al. 2005, "Algorithmic Learning in a Random World"; Angelopoulos and Bates 2021, arXiv:2107.07511
+        (the quantile of split conformal prediction).
 
     Raises:
         ValueError: If `miss` is not inside 0-1, or a score is no number.
@@ -235,7 +237,7 @@ def fit_answer_sets(probabilities: Sequence[Mapping[str, float]], golds: Sequenc
         miss: In 0-1.
         method: See `score_candidates`.
         clusters: The image of each: then the share of an image's questions that are missed is at most `miss` on average
-            over images (Angelopoulos et al. 2022, arXiv:2208.02814, equation 4, with that share as the loss).
+            over images (Angelopoulos et al. 2022, arXiv:2208.02814, with that share as the loss).
 
     Raises:
         ValueError: If the lengths differ, or `miss` is not inside 0-1.

@@ -95,7 +95,7 @@ def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interva
         ValueError: If there are no trials.
 
     Source:
-        Wilson 1927, J. Am. Statist. Assoc. 22(158), p. 210.
+        Wilson 1927, J. Am. Statist. Assoc. 22(158), 209-212.
     """
     if trials < 1:
         raise ValueError("a share needs at least one trial")

@@ -75,8 +75,8 @@ def compare_counts(first: Mapping[str, Counted], second: Mapping[str, Counted], 
         ValueError: If there are no questions.
 
     Source:
-        Noreen 1989, Computer-Intensive Methods for Testing Hypotheses, section 2.2 (approximate randomization); the
-        count of drawn exchanges: Phipson and Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9(1), article 39.
+        Noreen 1989, Computer-Intensive Methods for Testing Hypotheses (approximate randomization); the count of
+        drawn exchanges: Phipson and Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9(1), article 39.
     """
     owner = number_clusters(clusters)
     count = int(owner.max()) + 1
@@ -131,8 +131,8 @@ def find_disagreement(first: Sequence[bool], second: Sequence[bool]) -> Disagree
         ValueError: If the lengths differ.
 
     Source:
-        McNemar 1947, Psychometrika 12(2), equation 7, with Edwards's correction (1948, Psychometrika 13(3)); g: Cohen
-        1988, Statistical Power Analysis, chapter 5.
+        McNemar 1947, Psychometrika 12(2), 153-157, with Edwards's correction (1948, Psychometrika 13(3), 185-187); g:
+        Cohen 1988, Statistical Power Analysis for the Behavioral Sciences.
     """
     pairs = list(zip(map(bool, first), map(bool, second), strict=True))
     only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
@@ -156,7 +156,7 @@ def measure_effect(differences: Sequence[float]) -> float | None:
     """Return Cohen's d of paired differences, mean / standard deviation; None where they do not vary.
 
     Source:
-        Cohen 1988, Statistical Power Analysis, section 2.3.5 (d_z).
+        Cohen 1988, Statistical Power Analysis for the Behavioral Sciences (d_z).
     """
     values = np.asarray(differences, float)
     spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0

@@ -153,7 +153,7 @@ def rate_boxes(found: Sequence[Corners], wanted: Sequence[Box]) -> float | None:
     So a box too many costs as much as a missing one. None where no box is wanted.
 
     Source:
-        The matching is that of DETR (Carion et al. 2020, arXiv:2005.12872, equation 1), by IoU alone.
+        The matching is that of DETR (Carion et al. 2020, arXiv:2005.12872), by IoU alone.
     """
     if not wanted:
         return None
@@ -169,7 +169,7 @@ def rate_calibration(text: str, *, is_correct: bool) -> float:
     worst: q = 1 - correct.
 
     Source:
-        RLCR (Damani et al. 2025, arXiv:2507.16806, equation 2): correctness minus the Brier score of the confidence.
+        RLCR (Damani et al. 2025, arXiv:2507.16806): correctness minus the Brier score of the confidence.
     """
     stated = parse_verbalized(text)
     correct = float(is_correct)

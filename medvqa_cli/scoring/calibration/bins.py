@@ -54,7 +54,9 @@ def find_edges(confidences: NDArray[np.float64], num_bins: int) -> NDArray[np.fl
     share. Fewer bins, of other sizes, come out where many are equal, as shares of N samples are.
 
     Source:
-        Nguyen and O'Connor 2015, arXiv:1508.05154, section 3.2 (adaptive binning).
+        Nguyen and O'Connor 2015, arXiv:1508.05154, algorithm 1 (adaptive binning). Differs: they set the size of a bin,
+        and part equal confidences. For calibration errors over such bins: Nixon et al. 2019, arXiv:1904.01685 (ACE,
+        bins counted alike; here each counts as much as it holds, for ties make them unequal).
     """
     levels, counts = np.unique(confidences, return_counts=True)
     return np.union1d(levels[_find_ends(np.cumsum(counts), num_bins)] if len(levels) else [], [1.0])
@@ -121,7 +123,7 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float:
 
 
 def maximum_calibration_error(bins: Sequence[Bin]) -> float:
-    """Return the largest |accuracy - confidence| of a filled bin (Guo et al. 2017, equation 5)."""
+    """Return the largest |accuracy - confidence| of a filled bin (Guo et al. 2017, arXiv:1706.04599, equation 5)."""
     return max((abs(gap) for _, gap in _weighted_gaps(bins)), default=0.0)
 
 
@@ -142,8 +144,8 @@ def squared_calibration_error(bins: Sequence[Bin], *, debiased: bool = True) -> 
     `debiased`, else not at all.
 
     Source:
-        Kumar et al. 2019, arXiv:1909.10155, definition 4.1 (the debiased estimator): the squared gap of a bin less
-        accuracy (1 - accuracy) / (size - 1).
+        Kumar et al. 2019, arXiv:1909.10155 (the debiased estimator), and their library uncertainty-calibration,
+        `unbiased_square_ce`: the squared gap of a bin less accuracy (1 - accuracy) / (size - 1).
     """
     total = sum(item.size for item in bins)
     return sum(item.size / total * _square_gap(item, debiased) for item in bins if item.size)
@@ -160,8 +162,8 @@ def sweep_calibration_error(confidences: Sequence[float], correct: Sequence[bool
     """Return the error over as many equal-mass bins as keep accuracy rising with confidence, and how many those are.
 
     Source:
-        Roelofs et al. 2022, arXiv:2012.08668, section 4, algorithm 1 (ECE_SWEEP with the norm 1). Differs: equal
-        confidences are not parted (`find_edges`), and there are never more bins than distinct confidences.
+        Roelofs et al. 2022, arXiv:2012.08668 (ECE_SWEEP, here with the norm 1). Differs: equal confidences are not
+        parted (`find_edges`), and there are never more bins than distinct confidences.
 
     Raises:
         ValueError: If there is no answer, the lengths differ, or a confidence is outside [0, 1].

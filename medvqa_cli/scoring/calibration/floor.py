@@ -60,7 +60,8 @@ def simulate_confidence_floor(confidences: Sequence[float], num_bins: int, *, se
     """Return the same for confidences that are exact, not shares of samples: an answer is right with its confidence.
 
     Source:
-        Vaicenavicius et al. 2019, arXiv:1902.06977, section 4.2 (consistency resampling).
+        Bröcker and Smith 2007, Weather and Forecasting 22(3) (consistency resampling); for classifiers Vaicenavicius et
+        al. 2019, arXiv:1902.06977. Differs: only outcomes are drawn anew, not which confidences there are.
 
     Raises:
         ValueError: If there is no confidence.

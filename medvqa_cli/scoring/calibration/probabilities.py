@@ -39,9 +39,9 @@ def decompose_brier(probabilities: Sequence[float], outcomes: Sequence[bool], nu
     """Return the parts of the Brier score over equal-width bins (lower, upper].
 
     Source:
-        Murphy 1973, J. Appl. Meteor. 12(4), p. 598, for reliability, resolution and uncertainty; Stephenson et al.
-        2008, Weather and Forecasting 23(4), equation 8, for the remainder: variance within bins less twice the
-        covariance of probability and outcome there.
+        Murphy 1973, J. Appl. Meteor. 12(4), 595-600, for reliability, resolution and uncertainty; Stephenson et al.
+        2008, Weather and Forecasting 23(4), 752-757, for the remainder, here one number: their variance within bins
+        less their covariance term, which is twice the covariance of probability and outcome there.
 
     Raises:
         ValueError: If there is no probability.

@@ -23,7 +23,7 @@ def measure_auroc(tally: Tally) -> Floats:
     """Return the chance that a right answer is surer than a wrong one, a tie counting half; NaN without both kinds.
 
     Source:
-        Hanley and McNeil 1982, Radiology 143(1), p. 31: the Wilcoxon statistic.
+        Hanley and McNeil 1982, Radiology 143(1), 29-36: the Wilcoxon statistic.
     """
     less_sure = np.cumsum(tally.wrongs[:, ::-1], axis=1)[:, ::-1] - tally.wrongs
     pairs = tally.rights.sum(axis=1) * tally.wrongs.sum(axis=1)
@@ -39,7 +39,8 @@ def measure_aurc(tally: Tally) -> Floats:
     on average; its sum over j is (E - K e / m) (H(K + m) - H(K)) + e with the harmonic numbers H.
 
     Source:
-        Geifman et al. 2019, arXiv:1805.08206, section 2, equation 1 summed over all coverages.
+        Geifman et al. 2019, arXiv:1805.08206 (AURC: the selective risk averaged over all thresholds). Differs: they
+        take a threshold for each distinct confidence; here every answer is one, and all orders of equals are averaged.
     """
     before = np.cumsum(tally.totals, axis=1) - tally.totals
     wrong_before = np.cumsum(tally.wrongs, axis=1) - tally.wrongs
@@ -55,8 +56,8 @@ def measure_excess_aurc(tally: Tally) -> Floats:
     """Return AURC less that of the best order at this accuracy, all wrong answers last; 0 is best.
 
     Source:
-        Geifman et al. 2019, arXiv:1805.08206, section 3 (E-AURC). Differs: the best order's AURC is summed exactly,
-        not approximated by an integral.
+        Geifman et al. 2019, arXiv:1805.08206 (E-AURC). Differs: the best order's AURC is summed exactly, where they
+        approximate it by r + (1 - r) log(1 - r) with r the share of wrong answers.
     """
     wrong, sizes = tally.wrongs.sum(axis=1), tally.sizes
     right = (sizes - wrong).astype(int)
@@ -83,7 +84,7 @@ def trace_risk(confidences: Sequence[float], correct: Sequence[bool]) -> list[tu
     are wrong; all in 0-1.
 
     Source:
-        El-Yaniv and Wiener 2010, JMLR 11, section 2.
+        El-Yaniv and Wiener 2010, JMLR 11, 1605-1641.
     """
     tally = count_levels(np.asarray(confidences, float), np.asarray(correct, float))
     given, wrong = np.cumsum(tally.totals[0]), np.cumsum(tally.wrongs[0])

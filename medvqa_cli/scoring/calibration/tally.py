@@ -96,7 +96,7 @@ def measure_gap(binning: Binning) -> Floats:
 
 
 def measure_worst_gap(binning: Binning) -> Floats:
-    """Return the largest |accuracy - confidence| of a filled bin (Guo et al. 2017, equation 5)."""
+    """Return the largest |accuracy - confidence| of a filled bin (Guo et al. 2017, arXiv:1706.04599, equation 5)."""
     gaps: Floats = np.abs(_divide(binning.sure - binning.rights, binning.totals)).max(axis=1)
     return gaps
 
@@ -114,9 +114,10 @@ def measure_debiased_gap(binning: Binning) -> Floats:
     its absolute value exceeds the gap by the bias.
 
     Source:
-        Kumar et al. 2019, arXiv:1909.10155, section 4 and appendix F (norm 1). Differs: the folded normal's mean in
-        closed form in place of random draws. The measured gap is itself too large by chance, and a bin with one answer,
-        or with only right or wrong ones, shows no variance: part of the bias is left (compare the bias floor).
+        Kumar et al. 2019, arXiv:1909.10155, in the form of their library uncertainty-calibration for the norm 1
+        (`normal_debiased_ce`). Differs: the folded normal's mean in closed form in place of random draws, and bins of
+        one answer are kept. The measured gap is itself too large by chance, and a bin with one answer, or with only
+        right or wrong ones, shows no variance: part of the bias is left (compare the bias floor).
     """
     accuracy = _divide(binning.rights, binning.totals)
     gap = np.abs(_divide(binning.sure, binning.totals) - accuracy)

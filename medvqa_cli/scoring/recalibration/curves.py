@@ -50,14 +50,14 @@ def fit_curve(method: Method, sure: Floats, right: Floats, *, clip: float = 1e-4
     """Return one map, with s a confidence held inside [clip, 1 - clip] and logit s = log(s / (1 - s)).
 
     - temperature: sigmoid(logit s / t), the t in [0.01, 100] of least negative log-likelihood (Guo et al. 2017,
-      arXiv:1706.04599, section 4.2; for two answers it is their softmax at temperature t).
-    - platt: sigmoid(a logit s + b) (Platt 1999; targets (n+ + 1) / (n+ + 2) and 1 / (n- + 2), his equation 8, keep the
-      fit finite).
+      arXiv:1706.04599; for two answers it is their softmax at temperature t).
+    - platt: sigmoid(a logit s + b) (Platt 1999, Advances in Large Margin Classifiers; his targets (n+ + 1) / (n+ + 2)
+      and 1 / (n- + 2) keep the fit finite).
     - isotonic: the rising step function of least squares by pooling adjacent violators (Zadrozny and Elkan 2002),
       interpolated between its steps and constant beyond them.
     - histogram: the accuracy of the equal-width bin (Zadrozny and Elkan 2001); an empty bin keeps the confidence.
-    - beta: sigmoid(a log s - b log(1 - s) + c) with a, b >= 0 (Kull et al. 2017, AISTATS, equation 3). Differs:
-      Platt's targets, as above.
+    - beta: sigmoid(a log s - b log(1 - s) + c) with a, b >= 0 (Kull et al. 2017, AISTATS, PMLR 54, 623-631).
+      Differs: Platt's targets, as above.
 
     Args:
         method: Which.
@@ -92,7 +92,7 @@ def pool_violators(values: Floats, weights: Floats) -> Floats:
     """Return the non-decreasing sequence of least weighted squares, by pooling adjacent violators.
 
     Source:
-        Barlow et al. 1972, "Statistical Inference under Order Restrictions", section 1.2.
+        Barlow et al. 1972, "Statistical Inference under Order Restrictions".
     """
     blocks: list[tuple[float, float, int]] = []
     for value, weight in zip(values.tolist(), weights.tolist(), strict=True):

@@ -55,7 +55,8 @@ def fit_logistic(features: Floats, targets: Floats) -> Floats:
     """Return weights and intercept of the logistic regression of targets in 0-1, by Newton's method with halved steps.
 
     Source:
-        Lin, Lin and Weng 2007, Machine Learning 68(3), algorithm 1.
+        Lin, Lin and Weng 2007, Machine Learning 68(3), 267-276, algorithm 1. Differs: a step is halved until the loss
+        does not rise, they ask for a sufficient fall.
 
     Args:
         features: [n, k].
@@ -85,7 +86,7 @@ def fit_beta(logs: Floats, targets: Floats) -> Floats:
     """Return the beta map's a, b, c; a slope that comes out negative is set to 0 and the other one learnt again.
 
     Source:
-        Kull et al. 2017, AISTATS, section 3.2.
+        Kull et al. 2017, AISTATS, PMLR 54, 623-631, and their library betacal.
     """
     found = fit_logistic(logs, targets)
     if found[:2].min() >= 0:

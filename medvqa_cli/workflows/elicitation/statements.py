@@ -4,7 +4,7 @@
 - likelihood: the likeliest answer with its log-probability.
 - verbalized: answer and confidence in the model's own words (Tian et al. 2023, arXiv:2305.14975).
 - p_true: whether that likeliest answer is true, put as a second question about the same image (Kadavath et al. 2022,
-  arXiv:2207.05221, section 3). Differs: no other sampled answers are shown with it.
+  arXiv:2207.05221). Differs: no other sampled answers are shown with it.
 """
 
 from __future__ import annotations
