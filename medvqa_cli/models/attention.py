@@ -9,19 +9,18 @@ import torch
 Mask = torch.Tensor | dict[str, torch.Tensor]
 
 
-def fit_mask(model: Any, visible: torch.Tensor, query_positions: torch.Tensor, key_positions: torch.Tensor,
-             together: torch.Tensor | None = None) -> Mask:
+def fit_mask(model: Any, visible: torch.Tensor, query_positions: torch.Tensor, key_positions: torch.Tensor) -> Mask:
     """Return a mask as the model's language model takes it.
 
     A model with a sliding window, or layers of both kinds, would apply one 4-D mask to all its layers and forget the
-    window without a word: it gets a mask for each kind.
+    window without a word: it gets a mask for each kind. A window looks back only: tokens of one image that see each
+    other see all that follow, but of those before only what the window holds, as transformers composes its own masks.
 
     Args:
         model: The model.
-        visible: Which keys a query continues, [B, 1, Q, K], bool.
+        visible: Which keys a query sees but for the window, [B, 1, Q, K], bool.
         query_positions: Positions [B, Q], by which a window counts.
         key_positions: Positions [B, K].
-        together: Pairs that see each other whatever the window, such as tokens of one image, [B, 1, Q, K].
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
@@ -29,7 +28,7 @@ def fit_mask(model: Any, visible: torch.Tensor, query_positions: torch.Tensor, k
     if window is None or (kinds and "sliding_attention" not in kinds):
         return _as_taken(model, visible)
     near = (query_positions[:, None, :, None] - key_positions[:, None, None, :]) < window
-    windowed = visible & (near if together is None else near | together)
+    windowed = visible & near
     if kinds <= {"sliding_attention"}:
         return _as_taken(model, windowed)
     return {"full_attention": _as_taken(model, visible), "sliding_attention": _as_taken(model, windowed)}

@@ -42,8 +42,8 @@ def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *
 
     Returns:
         input_ids, labels [B, T], attention_mask ([B, 1, T, T] bool if packed, else [B, T]), position_ids [B, T] or
-        [axes, B, T] if packed, image_runs [B, T] if packed and images see themselves, what else the family marks, and
-        the image tensors. Of an encoder-decoder labels [B, A] are the answers alone.
+        [axes, B, T] if packed, what else the family marks, and the image tensors. Of an encoder-decoder labels [B, A]
+        are the answers alone.
     """
     packs: list[Pack] = []
     seen: Sequence[int | None] = epochs or [None] * len(groups)
@@ -63,7 +63,6 @@ def stack_packed(encoder: SampleEncoder, packs: Sequence[Pack]) -> dict[str, tor
     text = stack_rows(rows, encoder.padding_id)
     if encoder.family.capabilities.bidirectional_images:
         runs = number_runs(text["input_ids"] == encoder.family.find_image_token(encoder.processor))
-        text["image_runs"] = runs
         text["attention_mask"] = text["attention_mask"] | pair_runs(runs)
     return text
 
@@ -132,12 +131,10 @@ def find_token_losses(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, 
 def fit_inputs(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
     """Return a batch with its block mask in the form the model takes."""
     inputs = dict(batch)
-    runs = inputs.pop("image_runs", None)
     if inputs["attention_mask"].ndim == 4:
         positions = inputs["position_ids"]
         order = positions[0] if positions.ndim == 3 else positions
-        inputs["attention_mask"] = fit_mask(model, inputs["attention_mask"], order, order,
-                                            None if runs is None else pair_runs(runs))
+        inputs["attention_mask"] = fit_mask(model, inputs["attention_mask"], order, order)
     return inputs
 
 

@@ -11,10 +11,12 @@ from medvqa_cli.inference.transformers_engine import TransformersEngine
 from medvqa_cli.models.attention import fit_mask, number_runs, pair_runs
 from medvqa_cli.models.batches import build_batch, compare_packed_loss, sum_answer_loss
 from medvqa_cli.models.encoding import SampleEncoder
+from medvqa_cli.models.loading import load_checkpoint
 from medvqa_cli.models.protocol import LoadedModel
 from medvqa_cli.models.tiny import make_scratch_options, seeded, shape_text, shape_vision
 from medvqa_cli.plugins import models
 from medvqa_cli.records import VQASample
+from medvqa_cli.settings.model import ModelSettings
 from tests.models.conftest import QUESTIONS, draw_picture
 
 WINDOW = 12
@@ -88,11 +90,28 @@ def test_each_kind_of_layer_gets_its_mask():
 
     positions = torch.arange(4)[None]
     causal = torch.ones(4, 4, dtype=torch.bool).tril()[None, None]
-    found = fit_mask(Model, causal, positions, positions, pair_runs(torch.tensor([[1, 1, 1, 0]])))
-    assert found["full_attention"].equal(causal)
-    assert found["sliding_attention"][0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1]]
+    seen = causal | pair_runs(torch.tensor([[1, 1, 1, 0]]))
+    found = fit_mask(Model, seen, positions, positions)
+    assert found["full_attention"].equal(seen)
+    assert found["sliding_attention"][0, 0].int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
     Text.layer_types = ("full_attention",)
     assert fit_mask(Model, causal, positions, positions).equal(causal)
+
+
+def test_a_picture_longer_than_the_window_is_seen_as_by_the_model_itself(group, tmp_path):
+    """Gemma 3's own masks let the window cut into a picture; of 36 tokens 24 are seen."""
+    family = models.get("gemma3")
+    family.build_tiny(tmp_path / "gemma3", texts=[text for pair in QUESTIONS for text in pair], seed=3,
+                      options=family.Options(image_size=144))
+    loaded = load_checkpoint(family, "gemma3", str(tmp_path / "gemma3"), ModelSettings(device="cpu", dtype="float32"))
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(2)
+    encoder = make_encoder(loaded)
+    assert sum(encoder.encode_images(group[0]).num_tokens) == 36 > loaded.model.config.text_config.sliding_window
+    plain, packed = compare_packed_loss(loaded.model, encoder, group)
+    assert packed == pytest.approx(plain, rel=1e-5)
 
 
 def test_runs_are_numbered():
