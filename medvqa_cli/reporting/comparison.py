@@ -8,12 +8,12 @@ from medvqa_cli.reporting.answers import meter_estimate
 from medvqa_cli.reporting.blocks import Facts, Note, Plots, Section, Table
 from medvqa_cli.reporting.charts import About, Difference, draw_differences
 from medvqa_cli.reporting.estimates import CONFIDENCE_TERMS, Estimate, find_gaps, read_estimate
-from medvqa_cli.reporting.formatting import MISSING, format_count, format_value
+from medvqa_cli.reporting.formatting import MISSING, format_count, format_probability, format_value
 from medvqa_cli.reporting.protocol import describe_shortly, list_protocol, name_metric, refuse_numbers
 from medvqa_cli.reporting.trust import show_measure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from medvqa_cli.reporting.blocks import Block, Meter
 
@@ -77,16 +77,17 @@ def _read(block: Mapping[str, Any], kind: str, metric: str) -> Estimate:
 
 def _compare_pair(result: Mapping[str, Any], first: str, other: str) -> Iterator[Block]:
     rows = [row for row in result["comparisons"] if row["second"] == other]
-    note = _describe(result, first, other)
+    note = describe_pair(result, first, other)
     number = result["systems"].index(other)
     if rows:
         yield Plots([draw_differences(About(f"difference-{number}", f"{other} minus {first}", note),
                                       [Difference(_name(row), row["difference"], row["low"], row["high"])
                                        for row in rows])])
-    yield Table(f"{first} (first) and {other} (second)", list(COLUMNS), [_list_cells(row) for row in rows], note)
+    yield Table(f"{first} (first) and {other} (second)", list(COLUMNS), [list_cells(row) for row in rows], note)
 
 
-def _describe(result: Mapping[str, Any], first: str, other: str) -> str:
+def describe_pair(result: Mapping[str, Any], first: str, other: str) -> str:
+    """Return what belongs under the table of two systems: on what they were compared, and how."""
     protocol = result["protocol"]
     return (f"{format_count(result['n'])} questions on {format_count(result['images'])} images that every system "
             f"answered, scored anew by the same rules (text profile {', '.join(protocol['profiles'])}). Difference: "
@@ -105,18 +106,11 @@ def _name(row: Mapping[str, Any]) -> str:
     return f"{part}: {name_metric(metric)}" + (f" ({profile})" if profile not in ("", "medvqa") else "")
 
 
-def _list_cells(row: Mapping[str, Any]) -> Sequence[str]:
+def list_cells(row: Mapping[str, Any]) -> list[str]:
+    """Return one comparison under `COLUMNS`."""
     mcnemar = row["mcnemar"]
     return [_name(row), format_count(row["n"]), format_value(row["first_value"]), format_value(row["second_value"]),
-            _bound(row), _show_probability(row["p"]), _show_probability(row["p_holm"]),
+            format_value(row["difference"], row["low"], row["high"], signed=True), format_probability(row["p"]),
+            format_probability(row["p_holm"]),
             f"{mcnemar['only_first']} / {mcnemar['only_second']}" if mcnemar else MISSING,
-            MISSING if row["effect"] is None else f"{row['effect']:+.2f}"]
-
-
-def _bound(row: Mapping[str, Any]) -> str:
-    found = f"{row['difference']:+.3f}"
-    return found if row["low"] is None else f"{found} [{row['low']:+.3f}, {row['high']:+.3f}]"
-
-
-def _show_probability(value: float) -> str:
-    return f"{value:.4f}" if value >= 0.0001 else "<0.0001"
+            format_value(row["effect"], digits=2, signed=True)]

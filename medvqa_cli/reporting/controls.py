@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.reporting.estimates import find_metric, read_estimate
-from medvqa_cli.reporting.formatting import MISSING, format_count
+from medvqa_cli.reporting.formatting import MISSING, format_count, format_entry, format_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,10 +33,10 @@ def _find_share(main: Mapping[str, Any], tag: str, other: Mapping[str, Any], kin
     part = parts[0] if parts else {}
     share = (find_metric(part, LEADING[kind]) or {}).get("survives")
     if share:
-        return _percent(share)
+        return _show(share)
     own, control = (read_estimate(block[kind], LEADING[kind]).value if block.get(kind) else None
                     for block in (main, other))
-    return _percent({"value": control / own}) if own and control is not None else MISSING
+    return format_share(control / own) if own and control is not None else MISSING
 
 
 def explain_survival(main: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> str:
@@ -50,24 +50,24 @@ def list_habits(controls: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what answers tell without their questions, as terms and texts: collapse, generic answers, option order."""
     if top := controls.get("collapse"):
         yield "Collapse", (f"{'yes' if top['is_collapse'] else 'no'}: “{top['answer']}” answers "
-                           f"{_percent({'value': top['share']})} of {format_count(top['n'])} closed questions; the "
-                           f"most frequent gold answer {_percent({'value': top['gold_share']})}")
+                           f"{format_share(top['share'])} of {format_count(top['n'])} closed questions; the "
+                           f"most frequent gold answer {format_share(top['gold_share'])}")
     if generic := controls.get("generic"):
-        yield "Generic answers", f"{_percent(generic)} of {format_count(generic['n'])} answers to open questions"
+        yield "Generic answers", f"{_show(generic)} of {format_count(generic['n'])} answers to open questions"
     if often := controls.get("frequent"):
-        yield "Frequent answers", (f"{_percent(often)} of the answers to open questions are among the "
+        yield "Frequent answers", (f"{_show(often)} of the answers to open questions are among the "
                                    f"{len(often['answers'])} most frequent in training; of the gold answers "
-                                   f"{_percent({'value': often['gold']})}")
+                                   f"{format_share(often['gold'])}")
     if order := controls.get("option_order"):
         yield "Order of options", _describe_order(order)
 
 
 def _describe_order(order: Mapping[str, Any]) -> str:
-    text = (f"{_percent(order['changed'])} of {format_count(order['n'])} answers change over "
+    text = (f"{_show(order['changed'])} of {format_count(order['n'])} answers change over "
             f"{format_count(order['orders'])} orders")
     if order.get("spread") is not None:
-        text += f"; accuracy differs by up to {_percent({'value': order['spread']})}"
-    letters = ", ".join(f"{letter} {_percent({'value': share})}" for letter, share in order["positions"].items())
+        text += f"; accuracy differs by up to {format_share(order['spread'])}"
+    letters = ", ".join(f"{letter} {format_share(share)}" for letter, share in order["positions"].items())
     return f"{text}; options named: {letters}"
 
 
@@ -79,10 +79,5 @@ def list_habit_rules(controls: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     return [(name, str(rules[key])) for key, name in names.items() if key in rules]
 
 
-def _percent(share: Mapping[str, Any]) -> str:
-    """Return a share as percent with its interval: "94 % [91, 98]"."""
-    if share["value"] is None:
-        return MISSING
-    low, high = share.get("low"), share.get("high")
-    text = f"{100 * share['value']:.0f} %"
-    return text if low is None or high is None else f"{text} [{100 * low:.0f}, {100 * high:.0f}]"
+def _show(share: Mapping[str, Any]) -> str:
+    return format_entry(share, as_share=True)

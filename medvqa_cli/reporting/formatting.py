@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MISSING = "-"
 
 
-def format_value(value: float | None, low: float | None = None, high: float | None = None, *, digits: int = 3) -> str:
-    """Return a number, with its interval where there is one: "0.912 [0.880, 0.940]"; a dash if it is undefined."""
+def format_value(value: float | None, low: float | None = None, high: float | None = None, *, digits: int = 3,
+                 signed: bool = False, unit: str = "") -> str:
+    """Return a number, with its interval where there is one: "0.912 [0.880, 0.940]"; a dash if it is undefined.
+
+    `signed` is for differences ("+0.012"); `unit` stands behind the number alone.
+    """
     if value is None or not math.isfinite(value):
         return MISSING
-    text = f"{value:.{digits}f}"
-    return text if low is None or high is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+    style = f"{'+' if signed else ''}.{digits}f"
+    text = f"{value:{style}}{unit}"
+    return text if low is None or high is None else f"{text} [{low:{style}}, {high:{style}}]"
+
+
+def format_share(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """Return a share (0-1) as percent, with its interval where there is one: "94 % [91, 98]"."""
+    value, low, high = (None if number is None else 100 * number for number in (value, low, high))
+    return format_value(value, low, high, digits=0, unit=" %")
+
+
+def format_entry(entry: Mapping[str, Any], *, as_share: bool = False) -> str:
+    """Return a number as `metrics.json` holds it: {"value"[, "low", "high"]}."""
+    write = format_share if as_share else format_value
+    return write(entry["value"], entry.get("low"), entry.get("high"))
+
+
+def format_probability(value: float) -> str:
+    """Return a p-value: four decimals, or that it is smaller than these can say."""
+    return f"{value:.4f}" if value >= 0.0001 else "<0.0001"
 
 
 def format_interval(low: float | None, high: float | None, *, digits: int = 3) -> str:

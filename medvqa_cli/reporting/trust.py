@@ -8,7 +8,7 @@ from medvqa_cli.reporting.blocks import Facts, Note, Plots, Table
 from medvqa_cli.reporting.charts import About
 from medvqa_cli.reporting.confidence import draw_change
 from medvqa_cli.reporting.estimates import CONFIDENCE_TERMS, read_bins, read_protocol
-from medvqa_cli.reporting.formatting import MISSING, format_count, format_value
+from medvqa_cli.reporting.formatting import MISSING, format_count, format_entry, format_share, format_value
 from medvqa_cli.reporting.protocol import describe_interval, describe_shortly, name_metric
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ SOURCES = {"sampling": "sampled answers", "logits": "candidates' probabilities",
 COMPARED = ("accuracy", "mean_confidence", "ece", "bias_floor", "brier", "auroc", "aurc")
 METHOD_MEASURES = tuple(name for name in COMPARED if name != "bias_floor")
 CHANGED = ("ece", "overconfidence", "underconfidence", "mean_confidence", "brier", "nll", "auroc")
+CHECK_COLUMNS = ("Rule", "Wrong", "Answered or covered", "Candidates named")
 RULES = {"risk": "of the answers given", "error": "of all questions"}
 
 
@@ -57,7 +58,7 @@ def tabulate_methods(block: Mapping[str, Any]) -> list[Block]:
     if protocol is None:
         return []
     rows = [[SOURCES.get(method, method), format_count(part["n"]),
-             *(_show(part.get(name, {"value": None, "low": None, "high": None})) for name in METHOD_MEASURES)]
+             *(format_entry(part.get(name, {"value": None, "low": None, "high": None})) for name in METHOD_MEASURES)]
             for method, part in (block.get("shared") or {}).items()]
     found: list[Block] = []
     if rows:
@@ -118,35 +119,32 @@ def build_abstention(block: Mapping[str, Any]) -> list[Block]:
     if block.get("abstention"):
         rules = block["abstention"]
         found.append(Facts("Rules to abstain, chosen on this split",
-                           [(f"At most {rules['wanted']:g} {RULES[name]} wrong", _describe_rule(rules[name]))
+                           [(f"At most {rules['wanted']:g} {RULES[name]} wrong", describe_rule(rules[name]))
                             for name in RULES]))
     check, protocol = block.get("abstention_check"), read_protocol(block, CONFIDENCE_TERMS)
     if check and protocol is not None:
-        found.append(Table("Rules to abstain, and what they came to here", ["Rule", "Wrong", "Answered or covered",
-                                                                            "Candidates named"],
-                           list(_list_checks(check)),
+        found.append(Table("Rules to abstain, and what they came to here", list(CHECK_COLUMNS),
+                           list(list_checks(check)),
                            f"Chosen on the {check['chosen_on']} split, tried here. {describe_shortly(protocol)} In "
                            f"brackets: {describe_interval(protocol)}."))
     return found
 
 
-def _describe_rule(rule: Mapping[str, Any]) -> str:
+def describe_rule(rule: Mapping[str, Any]) -> str:
+    """Return from which confidence a rule answers and what it guarantees; or that no such rule was found."""
     if rule["threshold"] is None:
         return str(rule["guarantee"])
-    return (f"answer from confidence {rule['threshold']:.2f} ({100 * rule['coverage']:.0f} % of these questions); "
+    return (f"answer from confidence {rule['threshold']:.2f} ({format_share(rule['coverage'])} of these questions); "
             f"{rule['guarantee']}")
 
 
-def _list_checks(check: Mapping[str, Any]) -> Iterator[list[str]]:
+def list_checks(check: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield under `CHECK_COLUMNS` what rules that were chosen on another split came to on this one."""
     for name, unit in RULES.items():
         part = check[name]
         rule = "never answer" if part["threshold"] is None else f"answer from {part['threshold']:.2f}"
-        yield [f"{rule} (at most {check['wanted']:g} {unit} wrong)", _show(part[name]), _show(part["coverage"]),
-               MISSING]
+        yield [f"{rule} (at most {check['wanted']:g} {unit} wrong)", format_entry(part[name]),
+               format_entry(part["coverage"]), MISSING]
     for method, part in check.get("sets", {}).items():
         yield [f"{method.upper()} answer sets (at least {1 - check['wanted']:g} covered)", MISSING,
-               _show(part["coverage"]), _show(part["mean_size"])]
-
-
-def _show(part: Mapping[str, Any]) -> str:
-    return format_value(part["value"], part["low"], part["high"])
+               format_entry(part["coverage"]), format_entry(part["mean_size"])]

@@ -30,9 +30,10 @@ def test_controls_that_are_there_stand_beside_the_result(medvqa, document, answe
     assert result.exit_code == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
     row = next(line for line in lines if line[:2] == ["blank,", "closed:"])
-    assert row[3:7] == ["10", "80.0%", "40.0%", "0.500"]
-    assert ["10", "80.0%", "60.0%", "0.750"] in [line[-4:] for line in lines]
-    assert "no prediction collapse; 'yes' answers 80.0% of 10 (the most frequent gold answer: 100.0%)" in result.stdout
+    assert row[3:7] == ["10", "0.800", "0.400", "50"]
+    assert ["10", "0.800", "0.600", "75", "%"] in [line[-5:] for line in lines]
+    assert ("Collapse: no: “yes” answers 80 % of 10 closed questions; the most frequent gold answer 100 %."
+            in result.stdout)
     found = document("eval", "answers", "--run", "a", "--resamples", "50", "--controls", "blank")["metrics"]["controls"]
     assert found["images"]["blank"]["closed"]["accuracy@medvqa"]["survives"]["value"] == 0.5
 

@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from medvqa_cli.reporting.formatting import format_count, format_interval, format_seconds, format_value, name_key
+from medvqa_cli.reporting.formatting import (
+    format_count,
+    format_entry,
+    format_interval,
+    format_probability,
+    format_seconds,
+    format_share,
+    format_value,
+    name_key,
+)
 
 
 @pytest.mark.parametrize(("arguments", "text"), [
@@ -20,6 +29,29 @@ def test_value_with_interval(arguments, text):
 
 def test_digits_are_chosen():
     assert format_value(0.126, 0.1, 0.2, digits=2) == "0.13 [0.10, 0.20]"
+
+
+def test_a_difference_has_its_sign():
+    assert format_value(0.0125, -0.003, 0.0279, signed=True) == "+0.013 [-0.003, +0.028]"
+    assert format_value(-0.5, digits=2, signed=True) == "-0.50"
+
+
+@pytest.mark.parametrize(("arguments", "text"), [
+    ((0.936,), "94 %"), ((0.936, 0.91, 0.98), "94 % [91, 98]"), ((1.25,), "125 %"), ((None,), "-")])
+def test_share(arguments, text):
+    assert format_share(*arguments) == text
+
+
+def test_an_entry_of_the_metrics_may_have_no_interval():
+    assert format_entry({"value": 0.5, "low": 0.25, "high": 0.75}) == "0.500 [0.250, 0.750]"
+    assert format_entry({"value": 0.5}) == "0.500"
+    assert format_entry({"value": 0.5, "low": 0.25, "high": 0.75}, as_share=True) == "50 % [25, 75]"
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.0, "1.0000"), (0.00012, "0.0001"), (0.00009, "<0.0001"),
+                                             (0.0, "<0.0001")])
+def test_probability(value, text):
+    assert format_probability(value) == text
 
 
 def test_interval_alone():
