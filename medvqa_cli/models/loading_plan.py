@@ -28,6 +28,7 @@ class LoadingPlan:
 
     Attributes:
         dtype: Number format of what is not quantised.
+        dtype_reason: Why, where one might expect another one.
         attention: transformers' name of the attention implementation.
         attention_reason: Why, if the setting was `auto`.
         quantization: How the language model's weights are kept.
@@ -36,6 +37,7 @@ class LoadingPlan:
     """
 
     dtype: torch.dtype
+    dtype_reason: str
     attention: str
     attention_reason: str
     quantization: QuantizationChoice
@@ -47,7 +49,8 @@ class LoadingPlan:
         limits = self.placement.max_memory
         place = f"spread over {len(limits)} GPUs" if limits else f"on {self.placement.device}"
         size = f", {as_gib(self.needed)} of weights" if self.needed is not None else ""
-        return (f"{str(self.dtype).removeprefix('torch.')} {place}{size}; quantisation "
+        dtype = _with_reason(str(self.dtype).removeprefix("torch."), self.dtype_reason)
+        return (f"{dtype} {place}{size}; quantisation "
                 f"{_with_reason(self.quantization.mode, self.quantization.reason)}; attention "
                 f"{_with_reason(self.attention, self.attention_reason)}")
 
@@ -79,7 +82,7 @@ def plan_loading(family: ModelFamily, checkpoint: str, folder: Path, settings: M
         MissingDependencyError: If bitsandbytes is asked for and not installed.
     """
     device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
+    dtype, dtype_reason = choose_dtype(settings.dtype, device, trains=tuning != "none")
     attention, reason = choose_attention(settings.attention, device=device, dtype=dtype, shares_images=shares_images,
                                          model_class=getattr(family, "model_class", ""))
     stored = read_weights(folder, allow_pickle=settings.allow_pickle)
@@ -90,7 +93,7 @@ def plan_loading(family: ModelFamily, checkpoint: str, folder: Path, settings: M
     limit = parse_size(settings.max_memory_per_gpu) if settings.max_memory_per_gpu else None
     placement = place_weights(checkpoint, needed, device, limit=limit,
                               advice=_advise(dtype, quantization.mode, device))
-    return LoadingPlan(dtype, attention, reason, quantization, placement, needed)
+    return LoadingPlan(dtype, dtype_reason, attention, reason, quantization, placement, needed)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -111,16 +114,35 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """Return the number format for a setting: auto is bfloat16 on a GPU that has it, else float32."""
+def choose_dtype(wanted: str, device: torch.device, *, trains: bool = False) -> tuple[torch.dtype, str]:
+    """Return the number format for a setting, and why where one might expect another one.
+
+    Auto is bfloat16 on a GPU that has it. An older one answers in float16 and trains in float32: float16 has no room
+    for small gradients unless losses are scaled, which ours are not. Elsewhere it is float32.
+    """
     import torch
 
     if wanted != "auto":
-        dtype: torch.dtype = getattr(torch, wanted)
-        return dtype
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
+        return getattr(torch, wanted), ""
+    if device.type != "cuda":
+        return torch.float32, ""
+    if has_bfloat16(device):
+        return torch.bfloat16, ""
+    if trains:
+        return torch.float32, "this GPU only emulates bfloat16, and float16 loses small gradients"
+    return torch.float16, "this GPU only emulates bfloat16; --dtype float32 if numbers overflow"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a GPU computes in bfloat16 itself: CUDA from compute capability 8.0 on, and whatever runs ROCm.
+
+    torch emulates it on older ones (V100, T4): slower than float32.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return False
+    return bool(torch.version.hip) or torch.cuda.get_device_properties(device).major >= 8
 
 
 def choose_attention(wanted: str, *, device: torch.device, dtype: torch.dtype, shares_images: bool = True,

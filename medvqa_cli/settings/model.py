@@ -40,7 +40,7 @@ class ModelSettings(Section):
     scratch: bool = False
     """Train a small model of this family from random weights; model.options sets its size."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format; auto is bfloat16 on a GPU that has it, else float32."""
+    """Number format; auto is bfloat16 on a GPU that has it, float16 to answer on one that has not, else float32."""
     quantization: Literal["auto", "none", "8bit", "4bit"] = "auto"
     """Weights of the language model in few bits; auto is 4bit on CUDA above 3 billion parameters, else none."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

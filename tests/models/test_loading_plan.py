@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from medvqa_cli.errors import ModelError
-from medvqa_cli.models.loading_plan import choose_attention, choose_device, choose_dtype, plan_loading
+from medvqa_cli.models.loading_plan import choose_attention, choose_device, choose_dtype, has_bfloat16, plan_loading
 from medvqa_cli.plugins import models
 from medvqa_cli.settings.model import ModelSettings
 
@@ -24,7 +26,7 @@ def flash(monkeypatch):
 def gpus(monkeypatch):
     """Two GPUs that exist only for who asks."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: SimpleNamespace(major=8))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: ((10, 20)[device.index] * 2**20, 24 * 2**20))
 
@@ -45,9 +47,27 @@ def test_each_process_takes_its_own_gpu(gpus, monkeypatch):
 
 
 def test_number_formats(gpus):
-    assert choose_dtype("auto", CPU) == FULL
-    assert choose_dtype("auto", CUDA) == HALF
-    assert choose_dtype("float16", CPU) == torch.float16
+    assert choose_dtype("auto", CPU) == choose_dtype("auto", CPU, trains=True) == (FULL, "")
+    assert choose_dtype("auto", CUDA) == choose_dtype("auto", CUDA, trains=True) == (HALF, "")
+    assert choose_dtype("float16", CPU) == (torch.float16, "")
+
+
+def test_a_gpu_without_bfloat16_answers_in_float16_and_trains_in_float32(gpus, tiny_directory, monkeypatch):
+    capabilities = {CUDA: SimpleNamespace(major=7), torch.device("cuda", 1): SimpleNamespace(major=9)}
+    monkeypatch.setattr("torch.cuda.get_device_properties", capabilities.__getitem__)
+    assert plan(tiny_directory).describe().startswith(
+        "float16 (this GPU only emulates bfloat16; --dtype float32 if numbers overflow) on cuda:0")
+    for tuning in ("lora", "full"):
+        found = plan_loading(models.get("llava"), "m", tiny_directory, ModelSettings(), tuning=tuning)
+        assert found.dtype == FULL
+        assert found.describe().startswith(
+            "float32 (this GPU only emulates bfloat16, and float16 loses small gradients) on cuda:0")
+    assert plan(tiny_directory, dtype="bfloat16").dtype == HALF, "what is asked for is done"
+    assert choose_dtype("auto", torch.device("cuda", 1)) == (HALF, "")
+    assert not has_bfloat16(CUDA)
+    assert not has_bfloat16(CPU)
+    monkeypatch.setattr("torch.version.hip", "6.4")
+    assert has_bfloat16(CUDA)
 
 
 @pytest.mark.parametrize(("options", "expected"), [

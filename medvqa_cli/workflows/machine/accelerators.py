@@ -75,7 +75,7 @@ def _find_gpu_notes(gpu: Facts) -> Iterator[tuple[str, str]]:
     if gpu["free"] < CROWDED * gpu["total"]:
         yield "other programs use it", "`nvidia-smi` shows which; take another one with --gpu."
     if not gpu["bf16"]:
-        yield "", "Use --dtype float16: bfloat16 would be emulated, slowly."
+        yield "", "Models answer in float16 there and are trained in float32: bfloat16 would be emulated, slowly."
 
 
 def _explain_absence(facts: Facts) -> Finding:

@@ -115,7 +115,7 @@ def test_builds_of_torch(builds, detail):
      "`nvidia-smi` shows who uses it; take another one with --gpu."),
     ({"bf16": False, "capability": "7.5"},
      "NVIDIA A100, 39 GiB free of 40 GiB, compute capability 7.5, no bfloat16 of its own",
-     "Use --dtype float16: bfloat16 would be emulated, slowly."),
+     "Models answer in float16 there and are trained in float32: bfloat16 would be emulated, slowly."),
 ])
 def test_a_gpu(facts, detail, step):
     found = look("GPU 0", {"gpus": [GPU | facts]})
