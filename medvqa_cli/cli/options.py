@@ -126,6 +126,7 @@ MODEL = _panel(
     "Model",
     Option("--model", "Alias, family, hub id, path, or a run.", "model.name", "NAME", complete=complete_model),
     Option("--family", "Model family; detected if not given.", "model.family", "NAME", complete=complete_family),
+    Option("--model-revision", "Branch, tag or commit of a hub checkpoint.", "model.revision", "NAME"),
     _choice("--dtype", "model.dtype", "auto|float32|bfloat16|float16", "Number format."),
     _choice("--quantization", "model.quantization", "auto|none|8bit|4bit", "Language model in few bits."),
     _choice("--device", "model.device", "auto|cpu|cuda|mps", "Where the model runs."),

@@ -20,8 +20,8 @@ from medvqa_cli.progress import SILENT, Progress, track
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-DESCRIPTIONS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*/adapter_model.safetensors")
-"""Everything but weights: configuration, tokenizer, templates; and adapters that some checkpoints bring along."""
+DESCRIPTIONS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+"""Everything but weights: configuration, tokenizer, templates."""
 CODE = "*.py"
 SAFE, PICKLE = "model.safetensors", "pytorch_model.bin"
 
@@ -34,16 +34,17 @@ class Source:
     commit: str = ""
 
 
-def fetch_checkpoint(checkpoint: str, revision: str | None = None, *, allow_pickle: bool = False,
-                     allow_code: bool = False, progress: Progress = SILENT) -> Source:
+def fetch_checkpoint(checkpoint: str, revision: str | None = None, *, beside: Sequence[str] = (),
+                     allow_pickle: bool = False, allow_code: bool = False, progress: Progress = SILENT) -> Source:
     """Return a checkpoint's folder: its own, or the hub's cache once every file of one commit lies there.
 
     Fetched are descriptions and the weights transformers would load, nothing else: no code unless allowed, no second
-    copy of the weights in another format.
+    copy of the weights in another format, no adapters but those named.
 
     Args:
         checkpoint: A folder or a hub id.
         revision: Branch, tag or commit; the main branch if None.
+        beside: Further files to take (`ModelCard.files_beside`).
         allow_pickle: Whether to take weights in the old pickle format where there are no safetensors.
         allow_code: Whether to fetch the checkpoint's own Python code.
         progress: Counts the weight files that are fetched.
@@ -54,9 +55,9 @@ def fetch_checkpoint(checkpoint: str, revision: str | None = None, *, allow_pick
     """
     if Path(checkpoint).is_dir():
         return Source(checkpoint, find_commit(Path(checkpoint)))
-    with explained_hub_failures(checkpoint):
-        patterns = [*DESCRIPTIONS, CODE] if allow_code else [*DESCRIPTIONS]
-        folder = _take_snapshot(checkpoint, revision, patterns)
+    with explained_hub_failures(checkpoint, revision):
+        code = [CODE] if allow_code else []
+        folder = _take_snapshot(checkpoint, revision, [*DESCRIPTIONS, *beside, *code])
         if not _fetch_weights(checkpoint, folder, SAFE, progress):
             _check_pickled(checkpoint, folder.name, allow_pickle=allow_pickle)
             _fetch_weights(checkpoint, folder, PICKLE, progress)
@@ -112,7 +113,7 @@ def _check_pickled(checkpoint: str, commit: str, *, allow_pickle: bool) -> None:
 
 
 @contextmanager
-def explained_hub_failures(checkpoint: str) -> Iterator[None]:
+def explained_hub_failures(checkpoint: str, revision: str | None = None) -> Iterator[None]:
     """Turn what the hub's client raises into one ModelError that says what to do."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -120,26 +121,27 @@ def explained_hub_failures(checkpoint: str) -> Iterator[None]:
     try:
         yield
     except failures as error:
-        raise explain_hub_failure(checkpoint, error) or ModelError(
+        raise explain_hub_failure(checkpoint, error, revision) or ModelError(
             f"The model '{checkpoint}' cannot be fetched: {first_line(error)}",
             "Check the network (and HF_ENDPOINT) and try again.") from error
 
 
-def explain_hub_failure(checkpoint: str, error: BaseException | None) -> ModelError | None:
+def explain_hub_failure(checkpoint: str, error: BaseException | None,
+                        revision: str | None = None) -> ModelError | None:
     """Return what a failure of the hub's client, or one caused by it, means; None if it is of another kind."""
     while error is not None:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             return ModelError(f"The disk is full: '{checkpoint}' could not be fetched.",
                               "Free some space, or let HF_HOME name a folder on a larger disk, and run the same "
                               "command again: what has been downloaded is kept.")
-        for kinds, message, hint in _list_faults(checkpoint):
+        for kinds, message, hint in _list_faults(checkpoint, revision):
             if isinstance(error, kinds):
                 return ModelError(message, hint)
         error = error.__cause__
     return None
 
 
-def _list_faults(checkpoint: str) -> list[tuple[tuple[type[BaseException], ...], str, str]]:
+def _list_faults(checkpoint: str, revision: str | None) -> list[tuple[tuple[type[BaseException], ...], str, str]]:
     """Return (errors, what they mean, what to do), special errors before general ones."""
     from huggingface_hub import errors as hub
 
@@ -147,8 +149,8 @@ def _list_faults(checkpoint: str) -> list[tuple[tuple[type[BaseException], ...],
         ((hub.GatedRepoError,), f"The model '{checkpoint}' is gated: its licence must be accepted first.",
          (f"Accept it at https://huggingface.co/{checkpoint}, then log in to the same account: `hf auth login`, or "
           "HF_TOKEN with a token from https://huggingface.co/settings/tokens.")),
-        ((hub.RevisionNotFoundError,), f"The model '{checkpoint}' has no such revision on the hub.",
-         "Leave model.revision out, or name a branch, tag or commit it has."),
+        ((hub.RevisionNotFoundError,), f"The model '{checkpoint}' has no revision '{revision or 'main'}' on the hub.",
+         "Name a branch, tag or commit that it has with --model-revision, or leave it out: the main branch."),
         ((hub.RepositoryNotFoundError, hub.HFValidationError),
          f"There is no model '{checkpoint}' on the hub, nor a folder of that name.",
          "Check the spelling (`medvqa models list`); a private model needs `hf auth login`."),

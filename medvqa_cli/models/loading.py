@@ -49,8 +49,8 @@ def load_checkpoint(family: ModelFamily, family_name: str, checkpoint: str, sett
     """
     silence_libraries()
     trusted = is_trusted(checkpoint, settings.trust_remote_code)
-    source = fetch_checkpoint(checkpoint, settings.revision, allow_pickle=settings.allow_pickle, allow_code=trusted,
-                              progress=progress)
+    source = fetch_checkpoint(checkpoint, settings.revision, beside=family.card.files_beside,
+                              allow_pickle=settings.allow_pickle, allow_code=trusted, progress=progress)
     plan = plan_loading(family, checkpoint, Path(source.folder), settings, tuning=tuning, shares_images=shares_images)
     progress.say(f"Model: {plan.describe()}.")
     with explained_failures(checkpoint):
@@ -112,7 +112,7 @@ def read_config(checkpoint: str, revision: str | None = None) -> dict[str, Any]:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import RemoteEntryNotFoundError
 
-        with explained_hub_failures(checkpoint), suppress(RemoteEntryNotFoundError):
+        with explained_hub_failures(checkpoint, revision), suppress(RemoteEntryNotFoundError):
             path = Path(hf_hub_download(checkpoint, "config.json", revision=revision))
     if not path.is_file():
         raise ModelError(f"'{checkpoint}' is not a checkpoint: config.json is missing.",

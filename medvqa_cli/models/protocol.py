@@ -22,7 +22,8 @@ class ModelCard:
 
     `checkpoints` maps short names to hub ids; the first is the default. `model_types` are the values of
     `model_type` in config.json that this family loads; a family without any is never detected and loads what it is
-    told to. `aliases` are other names of the family itself.
+    told to. `aliases` are other names of the family itself. `files_beside` are files of a checkpoint that loading reads
+    besides its descriptions and its weights, such as an adapter in a folder of its own.
     """
 
     title: str
@@ -34,6 +35,7 @@ class ModelCard:
     checkpoints: Mapping[str, str]
     id_patterns: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    files_beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,7 +125,7 @@ def find_folder(checkpoint: str, revision: str | None, *, download: bool) -> str
 
     from medvqa_cli.models.hub import DESCRIPTIONS, explained_hub_failures
 
-    with explained_hub_failures(checkpoint):
+    with explained_hub_failures(checkpoint, revision):
         if download:
             snapshot_download(checkpoint, revision=revision, allow_patterns=list(DESCRIPTIONS))
         found = try_to_load_from_cache(checkpoint, "config.json", revision=revision)

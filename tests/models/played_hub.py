@@ -16,10 +16,14 @@ COMMITS = ("0123456789abcdef0123456789abcdef01234567", "89abcdef0123456789abcdef
 
 
 class PlayedHub:
-    """One repository, `org/model`: commit -> name of a file -> its bytes; the last commit is the main branch."""
+    """One repository, `org/model`: commit -> name of a file -> its bytes; the last commit is the main branch.
 
-    def __init__(self, commits: dict[str, dict[str, bytes]]) -> None:
+    `tags` maps further names of commits to them.
+    """
+
+    def __init__(self, commits: dict[str, dict[str, bytes]], tags: dict[str, str] | None = None) -> None:
         self.commits = commits
+        self.tags = tags or {}
         self.fetched: list[tuple[str, str]] = []
 
     def answer(self, request):
@@ -32,12 +36,12 @@ class PlayedHub:
             return http.Response(200, json=[{"type": "file", "path": name, "size": len(content), "oid": digest(content)}
                                             for name, content in files.items()])
         revision = path.partition("/revision/")[2] or "main"
-        if revision not in ("main", *self.commits):
+        if revision not in ("main", *self.commits, *self.tags):
             return refuse(request, 404, "RevisionNotFound")
         return http.Response(200, json={"id": "org/model", "sha": self._find(revision), "siblings": []})
 
     def _find(self, revision: str) -> str:
-        return revision if revision in self.commits else list(self.commits)[-1]
+        return self.tags.get(revision, revision if revision in self.commits else list(self.commits)[-1])
 
     def _answer_file(self, request, commit: str, name: str):
         if name not in self.commits[commit]:

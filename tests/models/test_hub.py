@@ -18,14 +18,16 @@ from tests.models.played_hub import COMMITS, PlayedHub, http, play, read_files, 
 OLD, NEW = COMMITS
 CPU = {"device": "cpu", "dtype": "float32"}
 EXTRAS = {"README.md": b"# Model", "modeling_evil.py": b"raise SystemExit", "pytorch_model.bin": b"pickle",
-          "onnx/model.onnx": b"big", "original/consolidated.safetensors": b"big", "training_args.bin": b"pickle"}
+          "onnx/model.onnx": b"big", "original/consolidated.safetensors": b"big", "training_args.bin": b"pickle",
+          "speech-lora/adapter_model.safetensors": b"big", "vision-lora/adapter_model.safetensors": b"big"}
 
 
 @pytest.fixture
 def hub(play, tiny_directory) -> PlayedHub:  # noqa: F811
     files = read_files(tiny_directory)
     config = json.loads(files["config.json"])
-    hub = PlayedHub({OLD: files | EXTRAS, NEW: files | {"config.json": json.dumps(config | {"mark": 1}).encode()}})
+    hub = PlayedHub({OLD: files | EXTRAS, NEW: files | {"config.json": json.dumps(config | {"mark": 1}).encode()}},
+                    {"v1": OLD})
     play(hub.answer)
     return hub
 
@@ -40,10 +42,14 @@ def test_everything_comes_from_one_commit_which_is_remembered(hub):
     assert loaded.checkpoint == loaded.model.name_or_path == loaded.model.config.name_or_path == "org/model"
     assert (loaded.model.config._commit_hash, loaded.model.config.mark) == (NEW, 1)
     before = len(hub.fetched)
-    old = load(revision=OLD)
-    assert {commit for commit, _ in hub.fetched[before:]} == {OLD}
-    assert old.model.config._commit_hash == OLD
-    assert not hasattr(old.model.config, "mark")
+    for revision in (OLD, "v1"):
+        old = load(revision=revision)
+        assert {commit for commit, _ in hub.fetched[before:]} == {OLD}
+        assert old.model.config._commit_hash == OLD
+        assert not hasattr(old.model.config, "mark")
+    with pytest.raises(ModelError, match=r"^The model 'org/model' has no revision 'v2' on the hub\.$") as failure:
+        load(revision="v2")
+    assert failure.value.hint.startswith("Name a branch, tag or commit that it has with --model-revision")
 
 
 def test_only_what_loading_needs_is_fetched(hub):
@@ -54,6 +60,8 @@ def test_only_what_loading_needs_is_fetched(hub):
     assert source.commit == Path(source.folder).name == OLD
     fetch_checkpoint("org/model", OLD, allow_code=True)
     assert {name for _, name in hub.fetched} - names == {"modeling_evil.py"}
+    fetch_checkpoint("org/model", OLD, beside=models.get("phi4_multimodal").card.files_beside)
+    assert {name for _, name in hub.fetched} - names == {"modeling_evil.py", "vision-lora/adapter_model.safetensors"}
 
 
 def test_what_is_cached_loads_offline(hub, monkeypatch):
@@ -96,7 +104,7 @@ def test_pickles_are_refused_unless_allowed(hub):
      "Accept it at https://huggingface.co/org/model, then log in to the same account: `hf auth login`, or HF_TOKEN "),
     (401, "GatedRepo", "The model 'org/model' is gated: its licence must be accepted first.", "Accept it at "),
     (404, "RepoNotFound", "There is no model 'org/model' on the hub, nor a folder of that name.", "Check the spelling"),
-    (404, "RevisionNotFound", "The model 'org/model' has no such revision on the hub.", "Leave model.revision out"),
+    (404, "RevisionNotFound", "The model 'org/model' has no revision 'v9' on the hub.", "Name a branch"),
     (500, "", "The model 'org/model' is not on this machine and the hub cannot be reached.", "Where there is a "),
 ])
 @pytest.mark.parametrize("call", [read_config, fetch_checkpoint])

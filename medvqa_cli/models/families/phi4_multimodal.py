@@ -23,7 +23,7 @@ TEMPLATE = (
     "{% for part in message['content'] %}{{ '<|image|>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
     "{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-TAKE_REVISION = "--set model.revision=refs/pr/70"
+TAKE_REVISION = "--model-revision refs/pr/70"
 
 
 class Phi4Multimodal(ChatFamily):
@@ -50,6 +50,7 @@ class Phi4Multimodal(ChatFamily):
         checkpoints={"phi4_multimodal_instruct": "microsoft/Phi-4-multimodal-instruct"},
         id_patterns=(r"phi-?4-multimodal",),
         aliases=("phi_4_multimodal",),
+        files_beside=("vision-lora/adapter_model.safetensors",),
     )
     layout = ModelLayout(
         vision_tower="model.embed_tokens_extend.image_embed.img_processor",

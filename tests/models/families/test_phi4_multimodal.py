@@ -46,7 +46,7 @@ def test_a_prompt_is_written_by_the_checkpoints_template_if_that_takes_images(di
 def test_microsofts_own_layout_is_refused_with_the_revision_to_take():
     with pytest.raises(ModelError, match=r"Microsoft's own layout \(model_type 'phi4mm'\)") as failure:
         PLUGIN.loads({"model_type": "phi4mm"})
-    assert failure.value.hint.endswith("--set model.revision=refs/pr/70")
+    assert failure.value.hint.endswith("--model-revision refs/pr/70")
     assert PLUGIN.loads({"model_type": "phi4_multimodal"})
     assert not PLUGIN.loads({"model_type": "llava"})
 
