@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from medvqa_cli.errors import RunError
 from medvqa_cli.records import read_jsonl, write_json, write_jsonl
+from medvqa_cli.training.processes import name_resume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,8 @@ DAMAGED = ".damaged"
 NEEDED = ("scheduler.pt", "trainer_state.json")
 OPTIMIZERS = ("optimizer.pt", "latest", "optimizer.bin")
 """The optimiser's states: of a plain training, of DeepSpeed (the name of a folder beside it), of FSDP."""
+FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
+"""What operating systems and torch say when a file cannot grow."""
 
 
 def name_checkpoint(step: int) -> str:
@@ -107,17 +110,17 @@ def drop_events(events: Path, after: int) -> None:
 
 
 @contextmanager
-def explained_full_disk(run: str) -> Iterator[None]:
-    """Turn what torch and safetensors raise when the disk is full into one error that says how to go on."""
+def explained_full_disk(run: str, method: str) -> Iterator[None]:
+    """Turn what is raised when the disk is full into one error that says how to go on."""
     from safetensors import SafetensorError
 
     try:
         yield
-    except (RuntimeError, SafetensorError) as error:
-        if not any(sign in str(error) for sign in ("No space left on device", "PytorchStreamWriter failed")):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not any(sign in str(error) for sign in FULL):
             raise
-        raise RunError(f"The disk is full: a checkpoint of run '{run}' could not be written.",
-                       f"Free some space, then: medvqa train sft --resume {run}") from error
+        raise RunError(f"The disk is full: run '{run}' could not be written on.",
+                       f"Free some space, then: {name_resume(run, method)}") from error
 
 
 def _list_sizes(folder: Path) -> dict[str, int]:

@@ -20,7 +20,7 @@ from medvqa_cli.training.grpo import GroupTrainer
 from medvqa_cli.training.order import TrainingOrder
 from medvqa_cli.training.policy import Policy, find_strange
 from medvqa_cli.training.rating import Examiner
-from medvqa_cli.training.sft import check_engine, list_arguments
+from medvqa_cli.training.sft import list_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -80,7 +80,6 @@ def build_group_trainer(plan: TrainingPlan, group: GroupPlan, events: JsonlWrite
         processing_class=group.loaded.processor if settings.use_vllm else group.loaded.tokenizer,
         callbacks=[*([EventLog(events, per_step / len(plan.train_samples))] if events else []),
                    ProgressDisplay(progress), stop, *plan.callbacks])
-    check_engine(trainer)
     for name in ("PrinterCallback", "ProgressCallback"):
         found = next((one for one in trainer.callback_handler.callbacks if type(one).__name__ == name), None)
         if found:

@@ -87,8 +87,14 @@ def follow(main: Callable[[], Any]) -> Any:
     return value
 
 
+def name_resume(run: str, method: str, processes: int | None = None) -> str:
+    """Return the command by which a run goes on: in as many processes as now, if not said otherwise."""
+    number = processes or count_processes()
+    return f"medvqa train {method} --resume {run}" + (f" --num-processes {number}" if number > 1 else "")
+
+
 @contextmanager
-def explained_loss(run: str, method: str = "sft") -> Iterator[None]:
+def explained_loss(run: str, method: str) -> Iterator[None]:
     """Turn what gloo and NCCL raise when another process is gone into one error that says how to go on."""
     try:
         yield
@@ -96,4 +102,4 @@ def explained_loss(run: str, method: str = "sft") -> Iterator[None]:
         if count_processes() == 1 or not any(sign in str(error) for sign in ("Connection", "gloo", "NCCL", "TCPStore")):
             raise
         raise RunError("Another process of this training has ended; its message says why.",
-                       f"Then: medvqa train {method} --resume {run} --num-processes {count_processes()}") from error
+                       f"Then: {name_resume(run, method)}") from error

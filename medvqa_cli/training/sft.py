@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from transformers import TrainingArguments
 
-from medvqa_cli.errors import SettingsError
 from medvqa_cli.models.adapters import count_parameters
 from medvqa_cli.models.batches import PACK_LENGTH, find_token_losses, sum_answer_loss, to_device
 from medvqa_cli.models.packing import IGNORE
@@ -189,17 +188,8 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter | None,
         callbacks=[*([EventLog(events, per_step / order.per_epoch)] if events else []), ProgressDisplay(progress), stop,
                    *plan.callbacks],
     )
-    check_engine(trainer)
     _remove_default_printers(trainer)
     return trainer, stop
-
-
-def check_engine(trainer: ResumableTrainer) -> None:
-    """Refuse to average weights, or to go back to the best ones, where DeepSpeed or FSDP has spread them."""
-    goes_back = trainer.best is not None and trainer.best.keeps
-    if (trainer.average or goes_back) and (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
-        raise SettingsError("An average of weights (train.ema) and the best ones (train.keep) cannot be had where "
-                            "DeepSpeed or FSDP spreads them over processes.", "Leave --ema out, and take --keep last.")
 
 
 def count_steps(settings: TrainSettings, blocks: float, per_step: int) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.data.balance import weigh_questions
-from medvqa_cli.errors import RunError, SettingsError
+from medvqa_cli.errors import MedVQAError, RunError, SettingsError
 from medvqa_cli.records import JsonlWriter
 from medvqa_cli.runs import now
 from medvqa_cli.workflows.augmentation import build_augmentation, describe_augmentation
@@ -22,7 +23,7 @@ from medvqa_cli.workflows.vision_cache import describe_vision_cache, open_vision
 from medvqa_cli.workflows.weights import keep_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.models.features import FeatureCache
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from medvqa_cli.training.callbacks import GracefulStop
     from medvqa_cli.training.diagnostics import Diagnostics
     from medvqa_cli.training.sft import TrainingPlan
-    from medvqa_cli.workflows.train import TrainingData
+    from medvqa_cli.workflows.training_data import TrainingData
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Job:
     loaded: LoadedModel
     engine: dict[str, Any] = field(default_factory=dict)
     method: Method = SFT
+    is_new: bool = False
 
 
 def check_method(method: Method, run: Run, wanted: str) -> None:
@@ -82,11 +84,12 @@ def check_method(method: Method, run: Run, wanted: str) -> None:
 def check_processes(method: Method, run: Run, wanted: int) -> None:
     """Refuse another number of processes: a step would see other questions than before."""
     from medvqa_cli.models.placement import count_processes
+    from medvqa_cli.training.processes import name_resume
 
     if count_processes() != wanted:
         number = "1 process" if wanted == 1 else f"{wanted} processes"
         raise RunError(f"Run '{run.name}' was begun with {number}, and this is {count_processes()}.",
-                       f"medvqa train {method.name} --resume {run.name} --num-processes {wanted}")
+                       name_resume(run.name, method.name, wanted))
 
 
 def fit(job: Job, progress: Progress) -> Run:
@@ -95,41 +98,65 @@ def fit(job: Job, progress: Progress) -> Run:
     Of several processes only the main one writes and speaks.
 
     Raises:
+        MedVQAError: If it is refused; a new run is removed then, unless it has made a step.
         KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
     """
-    from medvqa_cli.models.adapters import count_parameters, describe_parameters
-    from medvqa_cli.training.processes import explained_loss, follow, is_main
+    from medvqa_cli.training.checkpoints import explained_full_disk
+    from medvqa_cli.training.processes import explained_loss, is_main
 
-    run, loaded = job.run, job.loaded
-    parts = count_parameters(loaded.model, loaded.family.layout)
-    progress.say(describe_parameters(parts))
-    augmentation = build_augmentation(job.settings, job.data.train)
-    encoder = build_encoder(loaded, job.settings, cache_mb=job.settings.train.image_cache_mb,
-                            augmentation=augmentation)
-    data, too_long = keep_trainable(job.settings, loaded, job.data, encoder, progress)
-    job = replace(job, data=data)
-    with explained_loss(run.name, job.method.name):
-        packed = follow(lambda: decide_packing(job.settings, loaded, encoder, job.data.train, progress))
-    if is_main():
-        run.update_manifest(started=now(), packed=packed, parameters=parts, too_long=too_long,
-                            augmentation=describe_augmentation(augmentation, job.data.train))
-    start = time.perf_counter()
-    with explained_loss(run.name, job.method.name):
+    run, loaded, method = job.run, job.loaded, job.method.name
+    with explained_loss(run.name, method), explained_full_disk(run.name, method), _removed_if_refused(job) as trainers:
+        job, encoder, packed = _prepare(job, progress)
+        start = time.perf_counter()
         features = open_vision_cache(job.settings, loaded, encoder, job.data.train, progress)
-        trainer = _run_trainer(job, encoder, features, progress, packed=packed)
+        trainer = _run_trainer(job, encoder, features, progress, trainers, packed=packed)
         weights = trainer.gather_weights()
-    if is_main():
-        keep_weights(run, trainer, loaded, job.settings.train, progress, gathered=weights)
-        run.update_manifest(finished=now(), train_seconds=round(time.perf_counter() - start, 1),
-                            steps=trainer.state.global_step, **describe_vision_cache(job.settings, features))
+        if is_main():
+            keep_weights(run, trainer, loaded, job.settings.train, progress, gathered=weights)
+            run.update_manifest(finished=now(), train_seconds=round(time.perf_counter() - start, 1),
+                                steps=trainer.state.global_step, **describe_vision_cache(job.settings, features))
     return run
 
 
-def _run_trainer(job: Job, encoder: SampleEncoder, features: FeatureCache | None, progress: Progress, *,
-                 packed: bool) -> Any:
-    from medvqa_cli.models.placement import count_processes
-    from medvqa_cli.training.checkpoints import explained_full_disk
+@contextmanager
+def _removed_if_refused(job: Job) -> Iterator[list[Any]]:
+    """Remove a new run that is refused before its first step: it would only be in the way.
+
+    Yields:
+        Where to put its trainer, which counts the steps.
+    """
+    from medvqa_cli.training.processes import is_main
+
+    trainers: list[Any] = []
+    try:
+        yield trainers
+    except MedVQAError:
+        if job.is_new and is_main() and not any(trainer.state.global_step for trainer in trainers):
+            shutil.rmtree(job.run.path)
+        raise
+
+
+def _prepare(job: Job, progress: Progress) -> tuple[Job, SampleEncoder, bool]:
+    """Return the job with the questions that its model reads, their encoder, and whether they are packed."""
+    from medvqa_cli.models.adapters import count_parameters, describe_parameters
     from medvqa_cli.training.processes import follow, is_main
+
+    settings, loaded = job.settings, job.loaded
+    parts = count_parameters(loaded.model, loaded.family.layout)
+    progress.say(describe_parameters(parts))
+    augmentation = build_augmentation(settings, job.data.train)
+    encoder = build_encoder(loaded, settings, cache_mb=settings.train.image_cache_mb, augmentation=augmentation)
+    data, too_long = keep_trainable(settings, loaded, job.data, encoder, progress)
+    packed = follow(lambda: decide_packing(settings, loaded, encoder, data.train, progress))
+    if is_main():
+        job.run.update_manifest(started=now(), packed=packed, parameters=parts, too_long=too_long,
+                                augmentation=describe_augmentation(augmentation, data.train))
+    return replace(job, data=data), encoder, packed
+
+
+def _run_trainer(job: Job, encoder: SampleEncoder, features: FeatureCache | None, progress: Progress,
+                 trainers: list[Any], *, packed: bool) -> Any:
+    from medvqa_cli.training.processes import follow, is_main, name_resume
 
     run = job.run
     checkpoint = follow(lambda: _find_start(run, progress))
@@ -137,16 +164,15 @@ def _run_trainer(job: Job, encoder: SampleEncoder, features: FeatureCache | None
         plan, diagnostics = _make_plan(job, encoder, events, progress, packed=packed)
         plan = replace(plan, features=features, engine=job.engine)
         trainer, stop = job.method.build(job, plan, events, progress)
+        trainers.append(trainer)
         try:
-            with explained_full_disk(run.name):
-                trainer.train(resume_from_checkpoint=checkpoint)
+            trainer.train(resume_from_checkpoint=checkpoint)
         finally:
             stop.release()
             if diagnostics:
                 diagnostics.close()
     if stop.requested:
-        together = f" --num-processes {count_processes()}" if count_processes() > 1 else ""
-        progress.warn(f"Stopped. Continue with: medvqa train {job.method.name} --resume {run.name}{together}")
+        progress.warn(f"Stopped. Continue with: {name_resume(run.name, job.method.name)}")
         raise KeyboardInterrupt
     return trainer
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from medvqa_cli.training.callbacks import GracefulStop
     from medvqa_cli.training.sft import TrainingPlan
     from medvqa_cli.workflows.fitting import Job
-    from medvqa_cli.workflows.train import TrainingData
+    from medvqa_cli.workflows.training_data import TrainingData
     from medvqa_cli.workflows.weights import Kind
 
 TRL = ((1, 16), (2,))

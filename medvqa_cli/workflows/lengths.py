@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medvqa_cli.progress import Progress
     from medvqa_cli.records import VQASample
     from medvqa_cli.settings.schema import Settings
-    from medvqa_cli.workflows.train import TrainingData
+    from medvqa_cli.workflows.training_data import TrainingData
 
 SKIP = "leave such questions out with --too-long skip."
 

@@ -10,7 +10,7 @@ from medvqa_cli.errors import DataError, SettingsError
 if TYPE_CHECKING:
     from medvqa_cli.data.balance import LossWeights
     from medvqa_cli.settings.schema import Settings
-    from medvqa_cli.workflows.train import TrainingData
+    from medvqa_cli.workflows.training_data import TrainingData
 
 
 def check_objective(settings: Settings, data: TrainingData) -> None:

@@ -37,6 +37,8 @@ def read_engine(settings: Settings) -> dict[str, Any]:
     _check_launcher()
     if train.deepspeed and train.fsdp:
         raise SettingsError("train.deepspeed and train.fsdp are two engines for one training.", "Leave one out.")
+    if train.deepspeed or train.fsdp:
+        _check_kept(settings)
     if train.deepspeed:
         config = _read_object(train.deepspeed, "deepspeed")
         check_deepspeed(config, settings, str(train.deepspeed))
@@ -166,6 +168,14 @@ def _check_whole(settings: Settings, what: str) -> None:
         if value in refused:
             raise SettingsError(f"{what} splits weights, which {key} '{value}' does not allow.",
                                 f"Use ZeRO-2, or leave {key} out.")
+
+
+def _check_kept(settings: Settings) -> None:
+    """Refuse to average weights, or to go back to the best ones: an engine has their masters, over the processes."""
+    train = settings.train
+    if train.ema or train.keeps_best:
+        raise SettingsError("An average of weights (train.ema) and the best ones (train.keep) cannot be had where "
+                            "DeepSpeed or FSDP spreads them over processes.", "Leave --ema out, and take --keep last.")
 
 
 def _check_launcher() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from medvqa_cli.runs import Run
     from medvqa_cli.settings.schema import Settings
     from medvqa_cli.training.diagnostics import Diagnostics
-    from medvqa_cli.workflows.train import TrainingData
+    from medvqa_cli.workflows.training_data import TrainingData
 
 
 def check_tracking(settings: Settings) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,8 @@ from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import write_json
 from medvqa_cli.runs import Run, create_run, open_run
 from medvqa_cli.settings.schema import Settings, make_settings, to_tree
-from medvqa_cli.workflows.analysis import DataCheck, check_data
-from medvqa_cli.workflows.data import load_presented, load_samples, open_data
 from medvqa_cli.workflows.fitting import SFT, Job, Method, check_method, check_processes, fit
-from medvqa_cli.workflows.mixtures import check_mixture, fingerprint_mixture, load_mixed_validation, load_mixture
+from medvqa_cli.workflows.locks import hold_run
 from medvqa_cli.workflows.models import (
     ModelChoice,
     build_scratch,
@@ -26,7 +24,14 @@ from medvqa_cli.workflows.models import (
     recall_choice,
 )
 from medvqa_cli.workflows.sharding import keep_engine, leave_out_probes, read_engine, recall_engine
-from medvqa_cli.workflows.tracking import check_tracking, wants_validation
+from medvqa_cli.workflows.tracking import check_tracking
+from medvqa_cli.workflows.training_data import (
+    check_training_data,
+    describe_check,
+    describe_data,
+    fix_mixture,
+    load_training_data,
+)
 from medvqa_cli.workflows.vision_cache import check_vision_cache
 from medvqa_cli.workflows.weights import Kind, check_kind, find_weights
 
@@ -35,21 +40,6 @@ if TYPE_CHECKING:
 
     from medvqa_cli.models.protocol import LoadedModel
     from medvqa_cli.records import VQASample
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingData:
-    """Samples to learn from and to watch.
-
-    `notes` says what was done to images and questions, `warnings` what belongs beside every later number. With `block`,
-    so many training samples that follow one another make up a batch.
-    """
-
-    train: list[VQASample]
-    validation: list[VQASample]
-    notes: dict[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    block: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,26 +82,30 @@ def train(method: Method, settings: Settings, *, name: str | None = None, resume
     """
     from medvqa_cli.training.processes import follow, join, leave
 
+    start = Start(init_from, init_weights)
     if dry_run:
-        return _check_start(method, settings, name, Start(init_from, init_weights), progress)
+        return _check_start(method, settings, name, start, progress)
     jobs: list[Job] = []
 
     def begin() -> Path:
         old = open_run(settings.paths.runs, resume) if resume else None
-        if old and old.weights:
+        if old is None:
+            jobs.append(_begin_run(method, settings, name, start, progress, held=held))
+        elif old.weights:
             progress.say(f"Run '{old.name}' is finished; there is nothing to resume.")
             return old.path
-        start = Start(init_from, init_weights)
-        jobs.append(_reopen_run(method, old, settings, progress) if old
-                    else _begin_run(method, settings, name, start, progress))
+        else:
+            held.enter_context(hold_run(old))
+            jobs.append(_reopen_run(method, old, settings, progress))
         return jobs[0].run.path
 
     join()
     try:
-        run = Run(follow(begin))
-        if run.weights:
-            return run
-        return fit(jobs[0] if jobs else _reopen_run(method, run, settings, progress), progress)
+        with ExitStack() as held:
+            run = Run(follow(begin))
+            if run.weights:
+                return run
+            return fit(jobs[0] if jobs else _reopen_run(method, run, settings, progress), progress)
     finally:
         leave()
 
@@ -119,7 +113,7 @@ def train(method: Method, settings: Settings, *, name: str | None = None, resume
 def _check_start(method: Method, settings: Settings, name: str | None, start: Start, progress: Progress) -> Run:
     """Check everything that can be checked without loading a model; return the run that would be made."""
     source = _find_source(settings, start)
-    settings = _fix_mixture(settings)
+    settings = fix_mixture(settings)
     method.check(settings, load_training_data(settings, progress))
     _check_choice(settings, source)
     return Run(settings.paths.runs / (name or _name_run(settings)))
@@ -142,73 +136,37 @@ def _check_choice(settings: Settings, source: Run | None) -> None:
         choose_model(settings)
 
 
-def _begin_run(method: Method, settings: Settings, name: str | None, start: Start, progress: Progress) -> Job:
-    """Make a new run: its folder, its data, its model."""
+def _begin_run(method: Method, settings: Settings, name: str | None, start: Start, progress: Progress,
+               *, held: ExitStack) -> Job:
+    """Make a new run, to be `held` from now on: its folder, its data, its model."""
     from medvqa_cli.models.placement import count_processes
 
     source = _find_source(settings, start)
     engine = read_engine(settings)
-    settings = leave_out_probes(_fix_mixture(settings), engine, progress)
-    check = _check(settings, progress)
+    settings = leave_out_probes(fix_mixture(settings), engine, progress)
+    check = check_training_data(settings, progress)
     data = load_training_data(settings, progress)
     method.check(settings, data)
     _check_choice(settings, source)
     run = create_run(settings.paths.runs, name or _name_run(settings))
-    progress.say(f"Run: {run.path}")
-    write_json(run.settings, to_tree(settings))
-    keep_engine(run, engine)
-    run.update_manifest(method=method.name, data=_describe_data(settings, data) | describe_check(check, data),
-                        processes=count_processes())
-    if check.analysis:
-        write_json(run.path / "analysis.json", check.analysis)
     try:
+        held.enter_context(hold_run(run))
+        progress.say(f"Run: {run.path}")
+        write_json(run.settings, to_tree(settings))
+        keep_engine(run, engine)
+        run.update_manifest(method=method.name, data=describe_data(settings, data) | describe_check(check, data),
+                            processes=count_processes())
+        if check.analysis:
+            write_json(run.path / "analysis.json", check.analysis)
         choice = _start_from(source, start.kind) if source else _prepare_choice(settings, data.train, run)
         loaded = load_choice(choice, settings, progress, trainable=True)
         loaded.model = _adapt(loaded, settings)
+        run.update_manifest(model=describe_model(loaded), init_from=source.name if source else None,
+                            init_weights=start.kind)
     except BaseException:
         shutil.rmtree(run.path)  # nothing has been trained: an empty run would only be in the way
         raise
-    run.update_manifest(model=describe_model(loaded), init_from=source.name if source else None,
-                        init_weights=start.kind)
-    return Job(run, settings, data, loaded, engine, method)
-
-
-def _fix_mixture(settings: Settings) -> Settings:
-    """Return settings whose mixture file is found from any folder: a run may be resumed from another one."""
-    if settings.data.mixture is None:
-        return settings
-    path = settings.data.mixture.expanduser().absolute()
-    return settings.model_copy(update={"data": settings.data.model_copy(update={"mixture": path})})
-
-
-def _check(settings: Settings, progress: Progress) -> DataCheck:
-    return check_mixture(settings, progress) if settings.data.mixture else check_data(settings, progress)
-
-
-def load_training_data(settings: Settings, progress: Progress) -> TrainingData:
-    """Return the training samples, and the validation samples if the data set has such a split.
-
-    With `data.mixture` they come from several data sets.
-    """
-    if settings.data.mixture:
-        return _load_mixed(settings, progress)
-    train = load_presented(settings, settings.data.train_split, progress, require_hits=True)
-    validation = _load_validation(settings, progress) if wants_validation(settings) else []
-    return TrainingData(train.samples, validation[: settings.train.eval_questions], train.notes, train.warnings)
-
-
-def _load_mixed(settings: Settings, progress: Progress) -> TrainingData:
-    mixed = load_mixture(settings, progress, block=settings.train.batch_size)
-    validation = load_mixed_validation(settings, progress) if wants_validation(settings) else []
-    return TrainingData(mixed.samples, validation[: settings.train.eval_questions], {"mixture": mixed.report},
-                        mixed.warnings, settings.train.batch_size if mixed.has_mandatory else None)
-
-
-def _load_validation(settings: Settings, progress: Progress) -> list[VQASample]:
-    if settings.data.validation_split in open_data(settings, progress).counts:
-        return load_samples(settings, settings.data.validation_split, progress=progress)
-    progress.say(f"The data set has no split '{settings.data.validation_split}': no validation loss, no probes.")
-    return []
+    return Job(run, settings, data, loaded, engine, method, is_new=True)
 
 
 def _reopen_run(method: Method, run: Run, settings: Settings, progress: Progress) -> Job:
@@ -222,7 +180,7 @@ def _reopen_run(method: Method, run: Run, settings: Settings, progress: Progress
     engine = recall_engine(run, stored)
     check_tracking(stored)
     data = load_training_data(stored, progress)
-    found, wanted = _describe_data(stored, data), manifest["data"]
+    found, wanted = describe_data(stored, data), manifest["data"]
     if found["fingerprint"] != wanted["fingerprint"]:
         raise DataError(f"The data of run '{run.name}' have changed since it began (fingerprint "
                         f"{wanted['fingerprint']} then, {found['fingerprint']} now).", "Start a new run.")
@@ -268,24 +226,8 @@ def _adapt(loaded: LoadedModel, settings: Settings) -> Any:
     return prepare_training(loaded.model, layout, settings.train, lora=_trains_adapters(settings))
 
 
-def describe_check(check: DataCheck, data: TrainingData) -> dict[str, Any]:
-    """Return what the manifest says of the gate and of what was done to images and questions."""
-    return {"check": check.state, "warnings": [*check.warnings, *data.warnings], **data.notes}
-
-
 def _name_run(settings: Settings) -> str:
     model = Path(str(settings.model.name or settings.model.family or "model")).name
     data = settings.data.mixture.stem if settings.data.mixture else settings.data.dataset
     text = f"{data}-{model}".lower()
     return "".join(character if character.isalnum() or character in "._-" else "-" for character in text).strip("-._")
-
-
-def _describe_data(settings: Settings, data: TrainingData) -> dict[str, Any]:
-    images = {path for sample in data.train for path in sample.images}
-    numbers = {"train_questions": len(data.train), "train_images": len(images),
-               "validation_questions": len(data.validation)}
-    if mixture := data.notes.get("mixture"):
-        return {"dataset": "a mixture", "fingerprint": fingerprint_mixture(mixture), **numbers}
-    prepared = open_data(settings, SILENT)
-    return {"dataset": prepared.name, "fingerprint": prepared.fingerprint, "counts": prepared.counts,
-            "skipped": json.loads(json.dumps(prepared.skipped, default=str)), **numbers}

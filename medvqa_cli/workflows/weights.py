@@ -67,11 +67,11 @@ def keep_weights(run: Run, trainer: SFTTrainer, loaded: LoadedModel, settings: T
     facts = _choose_step(run, trainer, settings, progress)
     part = "adapter" if hasattr(trainer.model, "peft_config") else "model"
     if trainer.average:
-        _write(run, trainer, loaded, run.path / RAW / part)
+        _write(trainer, loaded, run.path / RAW / part)
         trainer.average.apply()
         facts["ema"] = trainer.average.decay
     run.update_manifest(weights=facts)
-    _write(run, trainer, loaded, run.path / part, gathered)
+    _write(trainer, loaded, run.path / part, gathered)
     return facts
 
 
@@ -100,14 +100,12 @@ def _choose_step(run: Run, trainer: SFTTrainer, settings: TrainSettings, progres
     return measured | {"keep": "best", "step": standing.step}
 
 
-def _write(run: Run, trainer: SFTTrainer, loaded: LoadedModel, target: Path,
-           gathered: dict[str, Any] | None = None) -> None:
+def _write(trainer: SFTTrainer, loaded: LoadedModel, target: Path, gathered: dict[str, Any] | None = None) -> None:
     """Write the weights beside the processor in one step, so that a kill leaves no half model."""
-    from medvqa_cli.training.checkpoints import explained_full_disk, publish_folder
+    from medvqa_cli.training.checkpoints import publish_folder
 
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    with explained_full_disk(run.name):
-        trainer.model.save_pretrained(part, **({} if gathered is None else {"state_dict": gathered}))
-        loaded.processor.save_pretrained(part)
-        publish_folder(part, target)
+    trainer.model.save_pretrained(part, **({} if gathered is None else {"state_dict": gathered}))
+    loaded.processor.save_pretrained(part)
+    publish_folder(part, target)

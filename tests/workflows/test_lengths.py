@@ -14,7 +14,7 @@ from medvqa_cli.records import VQASample
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.workflows.lengths import find_answer_bound, find_training_bound, keep_readable, keep_trainable
 from medvqa_cli.workflows.models import build_encoder
-from medvqa_cli.workflows.train import TrainingData
+from medvqa_cli.workflows.training_data import TrainingData
 from tests.models.conftest import QUESTIONS, draw_picture, load_tiny, tiny_directory  # noqa: F401
 
 LONG = "Where is it? " * 40

@@ -14,7 +14,8 @@ from medvqa_cli.records import read_jsonl
 from medvqa_cli.runs import Run
 from medvqa_cli.training.diagnostics import callback
 from medvqa_cli.workflows.objective import check_objective
-from medvqa_cli.workflows.train import TrainingData, train_sft
+from medvqa_cli.workflows.train import train_sft
+from medvqa_cli.workflows.training_data import TrainingData
 from medvqa_cli.workflows.weights import find_weights
 from tests.workflows.test_train import change
 

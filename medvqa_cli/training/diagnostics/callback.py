@@ -222,14 +222,11 @@ class Diagnostics(BatchWatcher):
         self._add_scalars(measure_norms(loaded.model, loaded.family.layout), step)
 
     def _probe(self, step: int, steps: int) -> None:
-        """Ask the probes, unless the weights are spread over processes: the others would have to take part."""
+        """Ask the probes in the main process, which must hold all weights."""
         watched = self._watched
         if not watched.probes or not self._speaks or self._probed == step:
             return
         self._probed = step
-        if _is_sharded():
-            self._progress.say("Probes are not asked: the model's weights are spread over several processes.")
-            return
         with undisturbed(watched.engine.loaded.model), watched.judged():
             answers = ask_probes(watched.engine, watched.probes, watched.engine.encoder.prompt, watched.probe_tokens)
         self._accuracy = fmean(answer.is_correct for answer in answers)
@@ -271,10 +268,3 @@ def _describe_answer(answer: ProbeAnswer) -> str:
     mark = "right" if answer.is_correct else "wrong"
     return (f"{mark} {answer.sample.answer_type}: {answer.sample.question} | gold: {answer.sample.answer} | "
             f"answer: {answer.answer}")
-
-
-def _is_sharded() -> bool:
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedType
-
-    return AcceleratorState().distributed_type in {DistributedType.FSDP, DistributedType.DEEPSPEED}
