@@ -153,6 +153,7 @@ def open_vllm(settings: Settings, run: str | None, progress: Progress, *, create
         raise MissingDependencyError("Engine 'vllm'", "vllm", "vllm")
     from medvqa_cli.data.images import read_image
     from medvqa_cli.inference.vllm_engine import VllmEngine, find_rank, load_llm
+    from medvqa_cli.models.hub import fetch_checkpoint
     from medvqa_cli.models.loading import read_config
 
     if settings.model.quantization in {"8bit", "4bit"}:
@@ -166,19 +167,21 @@ def open_vllm(settings: Settings, run: str | None, progress: Progress, *, create
     family_name = choose_family(choice, read_config(choice.checkpoint, revision))
     family = plugins.models.get(family_name)
     progress.say(f"Loading {choice.checkpoint} (family {family_name}) into vLLM")
-    llm = load_llm(choice.checkpoint, rank=find_rank(choice.adapter, family), **_set_up_vllm(settings, choice))
+    source = fetch_checkpoint(choice.checkpoint, revision, allow_pickle=settings.model.allow_pickle, progress=progress)
+    llm = load_llm(choice.checkpoint, rank=find_rank(choice.adapter, family),
+                   **_set_up_vllm(settings, choice, source.commit or revision))
     facts = {"family": family_name, "checkpoint": choice.checkpoint, "adapter": choice.adapter,
              "dtype": settings.model.dtype, "vllm": importlib.metadata.version("vllm"),
-             "options": settings.infer.vllm.options} | ({"commit": revision} if revision else {})
+             "options": settings.infer.vllm.options} | ({"commit": source.commit} if source.commit else {})
     reader: Any = functools.partial(read_image, max_pixels=settings.data.max_pixels)
-    engine = VllmEngine(llm, family, family.load_processor(choice.checkpoint), reader, prompt=settings.prompt,
+    engine = VllmEngine(llm, family, family.load_processor(source.folder), reader, prompt=settings.prompt,
                         facts=facts, adapter=choice.adapter, blank_images=settings.infer.shown == "blank")
     return target or _choose_run(settings, facts, create=create), engine
 
 
-def _set_up_vllm(settings: Settings, choice: ModelChoice) -> dict[str, Any]:
+def _set_up_vllm(settings: Settings, choice: ModelChoice, commit: str | None) -> dict[str, Any]:
     pictures = 1 + sum(one.image is not None for one in settings.prompt.exemplars)
-    return {"dtype": settings.model.dtype, "seed": settings.seed, "revision": choice.commit or settings.model.revision,
+    return {"dtype": settings.model.dtype, "seed": settings.seed, "revision": commit,
             "gpu_memory_utilization": settings.infer.vllm.gpu_memory, "limit_mm_per_prompt": {"image": pictures},
             "trust_remote_code": settings.model.trust_remote_code == choice.checkpoint} | settings.infer.vllm.options
 

@@ -27,6 +27,7 @@ from medvqa_cli.progress import SILENT
 from medvqa_cli.settings.data import PromptSettings
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.workflows.engines import open_engine
+from tests.models.played_hub import COMMITS, PlayedHub, play, read_files  # noqa: F401 - a fixture
 from tests.models.test_packing import make_encoder, make_samples
 
 
@@ -203,6 +204,17 @@ def test_settings_reach_it_and_the_model_is_stated(vllm, tiny_directory, tmp_pat
     tree["model"]["quantization"] = "4bit"
     with pytest.raises(SettingsError, match="'4bit' is not for engine 'vllm'"):
         open_engine(make_settings(tree), None, SILENT)
+
+
+def test_weights_and_processor_come_from_the_commit_that_is_stated(vllm, play, tiny_directory, tmp_path):  # noqa: F811
+    old, new = COMMITS
+    hub = PlayedHub({old: read_files(tiny_directory), new: {"config.json": b"{}"}}, {"v1": old})
+    play(hub.answer)
+    tree = {"model": {"name": "org/model", "family": "llava", "revision": "v1"}, "infer": {"engine": "vllm"},
+            "paths": {"runs": str(tmp_path / "runs")}}
+    _, engine = open_engine(make_settings(tree), None, SILENT)
+    assert {commit for commit, _ in hub.fetched} == {old}
+    assert (vllm.made[0]["revision"], engine.facts["commit"]) == (old, old)
 
 
 def test_a_missing_package_names_its_extra(tiny_directory):
