@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ class LineProgress:
         seconds = self._clock() - self._began
         rate = self._done / seconds
         left = f", {format_seconds((self._total - self._done) / rate)} left" if self._total and rate else ""
-        return f"{self._describe_done()}, {rate:.3g} {self._unit}/s{left}"
+        return f"{self._describe_done()}, {format_rate(rate, self._unit)}{left}"
 
     def _describe_done(self) -> str:
         share = f"/{self._total:,} ({self._done / self._total:.0%})" if self._total else ""
@@ -119,7 +120,8 @@ def _make_bar(terminal: Terminal, unit: str) -> RichProgress:
     return Progress(SpinnerColumn(finished_text="✓"), TextColumn("{task.description}", markup=False),
                     BarColumn(bar_width=24), MofNCompleteColumn(), _make_rate_column(unit),
                     TimeRemainingColumn(elapsed_when_finished=True, compact=True),
-                    TextColumn("{task.fields[note]}", markup=False), console=terminal.console(stderr=True))
+                    TextColumn("{task.fields[note]}", markup=False), console=terminal.console(stderr=True),
+                    speed_estimate_period=math.inf)  # Rich forgets steps after 30 s: slow ones would have no time left
 
 
 def _make_rate_column(unit: str) -> ProgressColumn:
@@ -132,9 +134,14 @@ def _make_rate_column(unit: str) -> ProgressColumn:
         def render(self, task: object) -> Text:
             """Return the speed of a task."""
             speed = getattr(task, "finished_speed", None) or getattr(task, "speed", None)
-            return Text(f"{speed:.3g} {unit}/s" if speed else f"- {unit}/s", style="progress.data.speed")
+            return Text(format_rate(speed, unit) if speed else f"- {unit}/s", style="progress.data.speed")
 
     return RateColumn()
+
+
+def format_rate(rate: float, unit: str) -> str:
+    """Return a speed in steps a second as "12 step/s", a slow one as "1 min 20 s a job"."""
+    return f"{format_seconds(1 / rate)} a {unit}" if 0 < rate < 0.1 else f"{rate:.3g} {unit}/s"
 
 
 def format_seconds(seconds: float) -> str:

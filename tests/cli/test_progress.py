@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medvqa_cli.cli.progress import LineProgress, format_seconds
+from medvqa_cli.cli.progress import LineProgress, format_rate, format_seconds
 from medvqa_cli.progress import track
 
 
@@ -77,3 +77,9 @@ def test_track_counts_items(progress, lines):
                                                (200, "3 min 20 s"), (7500, "2 h 5 min")])
 def test_durations(seconds, text):
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(("rate", "text"), [(12.34, "12.3 job/s"), (0.1, "0.1 job/s"), (1 / 80, "1 min 20 s a job"),
+                                            (0.0, "0 job/s")])
+def test_slow_work_is_told_by_its_duration(rate, text):
+    assert format_rate(rate, "job") == text
