@@ -13,7 +13,7 @@ from medvqa_cli.cli.options import CHECKS, DATA, DRY_RUN, MODEL, PRESENTATION, S
 from medvqa_cli.errors import RunError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from medvqa_cli.cli.command import Call
     from medvqa_cli.cli.terminal import Terminal
@@ -33,6 +33,7 @@ SHORT_AXES = {
                            panel=PANEL),
     "data.question_type": Option("--question-types", "Some of all, closed and open.", metavar="A,B", panel=PANEL),
     "data.subsample": Option("--subsamples", "Numbers of training questions.", metavar="N,N", panel=PANEL),
+    "method": Option("--methods", "Some of sft and grpo.", metavar="A,B", panel=PANEL),
     "seed": Option("--seeds", "Seeds, with commas between.", metavar="N,N", panel=PANEL),
 }
 VARY = Option("--vary", "Any setting, such as train.lora.r=8,16; repeatable.", metavar="KEY=A,B", kind="many",
@@ -47,12 +48,13 @@ SUBMIT_OPTION = Option("--submit-option", "A parameter of submitit or of a Ray t
                        "repeatable.",
                        metavar="KEY=VALUE", kind="many")
 MODEL_OF_ALL = tuple(option for option in MODEL if option.flag != "--gpu")
-METRICS = {"closed_accuracy": "closed accuracy", "open_exact_match": "open exact match",
-           "open_token_f1": "open token F1", "ece": "ECE"}
+EXPORTS = (Option("--markdown", "Write the tables as Markdown too.", metavar="FILE"),
+           Option("--latex", "Write the tables as LaTeX (booktabs) too.", metavar="FILE"))
+TABLES = ("summary.csv", "runs.csv", "comparisons.csv")
 
 
-@command(app, "run", FILE, NAME, *SHORT_AXES.values(), VARY, STAGES, GPUS, JOBS, SUBMIT, SUBMIT_OPTION, DRY_RUN, *DATA,
-         *CHECKS, *PRESENTATION, *MODEL_OF_ALL, *TRAINING, SEED)
+@command(app, "run", FILE, NAME, *SHORT_AXES.values(), VARY, STAGES, GPUS, JOBS, SUBMIT, SUBMIT_OPTION, *EXPORTS,
+         DRY_RUN, *DATA, *CHECKS, *PRESENTATION, *MODEL_OF_ALL, *TRAINING, SEED)
 def run_grid(call: Call) -> None:
     """Train, answer and score every combination of some settings; run again, it goes on where it stopped."""
     from medvqa_cli.workflows.experiments.executors import make_slots
@@ -70,7 +72,8 @@ def run_grid(call: Call) -> None:
     _show_result(call, result)
 
 
-@command(app, "show", Option("EXPERIMENT", "Experiment; the latest if not given.", metavar="NAME", kind="argument"))
+@command(app, "show", Option("EXPERIMENT", "Experiment; the latest if not given.", metavar="NAME", kind="argument"),
+         *EXPORTS)
 def show_grid(call: Call) -> None:
     """Show an experiment's table as its runs stand now."""
     from medvqa_cli.workflows.experiments.experiment import list_experiments, show_experiment
@@ -141,7 +144,8 @@ def _show_plan(call: Call, grid: Grid) -> None:
             for combination, job, pending in zip(plan.combinations, plan.jobs, plan.pending, strict=True)]
     if call.answer_json({"dry_run": True, "experiment": plan.name, "folder": str(plan.folder), "jobs": rows}):
         return
-    call.terminal.print(f"Nothing has been written. {len(rows)} jobs would run in {plan.folder}:")
+    waiting = sum(bool(row["commands"]) for row in rows)
+    call.terminal.print(f"Nothing has been written. {waiting} of {len(rows)} jobs would run in {plan.folder}:")
     for row in rows:
         call.terminal.print(f"# {row['name']}" + ("" if row["commands"] else ": done"))
         for line in row["commands"]:
@@ -150,9 +154,11 @@ def _show_plan(call: Call, grid: Grid) -> None:
 
 
 def _show_result(call: Call, result: ExperimentResult) -> None:
+    written = _write_tables(call, result.summary)
     if not call.answer_json(result.summary):
         print_summary(call.terminal, result.summary)
-        call.progress.say(f"Written: {result.folder / 'summary.json'} and summary.csv")
+        files = [str(result.folder / "summary.json"), *TABLES, *map(str, written)]
+        call.progress.say(f"Written: {', '.join(files)}")
     if result.failed:
         names = ", ".join(outcome.name for outcome in result.failed)
         raise RunError(f"{len(result.failed)} of {len(result.outcomes)} jobs failed: {names}.",
@@ -160,42 +166,32 @@ def _show_result(call: Call, result: ExperimentResult) -> None:
 
 
 def print_summary(terminal: Terminal, summary: Mapping[str, Any]) -> None:
-    """Print mean and spread of every combination, what is not done, and the paired comparisons."""
-    combinations, comparisons = summary["combinations"], summary["comparisons"]
-    keys = list(combinations[0]["values"])
-    shown = [name for name in METRICS if any(name in row["metrics"] for row in combinations)]
-    terminal.print_table([*keys, "runs", *(METRICS[name] for name in shown)],
-                         [[*(row["values"][key] for key in keys), len(row["runs"]),
-                           *(_describe_spread(row["metrics"].get(name), len(row["runs"])) for name in shown)]
-                          for row in combinations], f"{summary['experiment']}: mean ± standard deviation over seeds")
+    """Print mean and spread of every combination, the paired comparisons, and what is not done."""
+    from medvqa_cli.reporting.blocks import Table
+    from medvqa_cli.reporting.experiments import build_experiment
+
+    section = build_experiment(summary)
+    for block in section.blocks:
+        if isinstance(block, Table):
+            terminal.print_table(block.columns, block.rows, f"{section.title}: {block.title}")
+            terminal.print(f"{block.note}\n")
+    missing: dict[str, list[str]] = {}
     for run in summary["runs"]:
         if run["state"] != "done":
-            terminal.warn(f"{run['name']} is {run['state']}")
-    if comparisons:
-        terminal.print()
-        _print_comparisons(terminal, comparisons, summary["protocol"])
+            missing.setdefault(run["state"], []).append(run["name"])
+    for state, names in missing.items():
+        terminal.warn(f"{len(names)} of {len(summary['runs'])} runs {state}: {', '.join(names)}")
 
 
-def _describe_spread(measured: Mapping[str, Any] | None, runs: int) -> str | None:
-    if measured is None:
-        return None
-    spread = "" if measured["sd"] is None else f" ± {measured['sd']:.3f}"
-    return f"{measured['mean']:.3f}{spread}" + (f" (n={measured['n']})" if measured["n"] < runs else "")
+def _write_tables(call: Call, summary: Mapping[str, Any]) -> list[Path]:
+    """Write the tables in the forms that were asked for."""
+    from medvqa_cli.records import write_atomically
+    from medvqa_cli.reporting.experiments import build_experiment
+    from medvqa_cli.reporting.exports import render_latex, render_markdown
 
-
-def _print_comparisons(terminal: Terminal, rows: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> None:
-    terminal.print_table(["compared", "where", "metric", "difference", f"{protocol['level']:.0%} interval", "p (Holm)",
-                          "questions", "images", "seeds"], [_describe_comparison(row) for row in rows],
-                         "Paired differences, second minus first")
-    terminal.print()
-    for key in ("paired", "interval", "p", "holm"):
-        terminal.print(f"{key}: {protocol[key]}")
-
-
-def _describe_comparison(row: Mapping[str, Any]) -> list[Any]:
-    """Return a row's cells; behind the number of seeds stands how far the difference moves with them."""
-    interval = None if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
-    where = ", ".join(f"{key}={value}" for key, value in row["fixed"].items())
-    return [f"{row['key']}: {row['first']} -> {row['second']}", where, METRICS[row["metric"]],
-            f"{row['difference']:+.3f}", interval, f"{row['p_holm']:.3g}", row["questions"], row["images"],
-            f"{row['seeds']}" + (f" (sd {row['by_seed']['sd']:.3f})" if row["seeds"] > 1 else "")]
+    written = []
+    for name, render in (("markdown", render_markdown), ("latex", render_latex)):
+        if typed := call.text(name):
+            written.append(Path(typed).expanduser())
+            write_atomically(written[-1], render(summary["experiment"], [build_experiment(summary)], ""))
+    return written

@@ -63,7 +63,7 @@ def test_the_example_file_is_a_valid_grid(document, repository):
 def test_a_dry_run_prints_commands_and_writes_nothing(medvqa, workplace):
     result = medvqa("experiments", "run", "--models", "llava", "--seeds", "3", "--dry-run", *SCRATCH)
     assert result.exit_code == 0, result.stderr
-    assert "1 jobs would run" in result.stdout
+    assert "1 of 1 jobs would run" in result.stdout
     assert "medvqa_cli train sft --name llava_seed3 --config" in result.stdout
     assert not (workplace / "runs").exists()
 
@@ -98,20 +98,28 @@ def test_failed_jobs_come_after_the_table(ran, medvqa):
     result = medvqa("experiments", "run", "--seeds", "0")
     assert result.exit_code == 7
     assert "1 of 2 jobs failed: b_1." in result.stderr
-    assert "closed accuracy" in result.stdout
+    assert "Closed accuracy" in result.stdout
 
 
 def test_the_tables(capsys):
     print_summary(Terminal(), make_summary())
     out, err = capsys.readouterr()
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert lines[:4] == ["study: mean ± standard deviation over seeds", "model.name runs closed accuracy",
-                         "a 2 0.250 ± 0.071", "b 2 0.900 (n=1)"]
+    assert lines[:4] == ["study: Answers", "model.name Runs Closed accuracy", "a 2 0.250 ± 0.071", "b 2 0.900 (n=1)"]
     (row,) = [line for line in lines if line.startswith("model.name: a -> b")]
-    assert "closed accuracy +0.700" in row
-    assert row.endswith("20 20 1")
-    assert "b_1 is not done: train" in err
-    assert "holm: p adjusted by Holm's method" in out
+    assert "Closed accuracy +0.700 [" in row
+    assert row.endswith("20 20 1 -")
+    assert "1 of 4 runs not done: train: b_1" in err
+    assert "Holm: p adjusted by Holm's method" in out
+
+
+def test_the_tables_for_a_paper(ran, medvqa, workplace):
+    ran()
+    result = medvqa("experiments", "run", "--seeds", "0", "--markdown", "study.md", "--latex", "study.tex")
+    assert result.exit_code == 0, result.stderr
+    assert "comparisons.csv, study.md, study.tex" in result.stderr
+    assert "| a | 2 | 0.250 ± 0.071 |" in (workplace / "study.md").read_text()
+    assert r"a & 2 & 0.250 ± 0.071 \\" in (workplace / "study.tex").read_text()
 
 
 def test_show_takes_the_latest_experiment(document, medvqa, workplace):
@@ -134,6 +142,7 @@ def test_show_takes_the_latest_experiment(document, medvqa, workplace):
     (("--seeds", "0", "--vary", "seed=1"), 2, "'seed' are given twice"),
     (("--seeds", "a"), 2, "etting 'seed' is \"a\""),
     (("--seeds", "0", "--stages", "train,guess"), 2, "no stage 'guess'"),
+    (("--methods", "sft,dpo"), 2, "--methods: there is no method 'dpo'"),
     (("--seeds", "0", "--jobs", "0"), 2, "--jobs is '0'"),
     (("--seeds", "0", "--gpus", "x"), 2, "--gpus 'x' is no list"),
     (("--seeds", "0", "--gpus", "0", "--jobs", "2"), 2, "--gpus and --jobs exclude each other"),

@@ -15,6 +15,7 @@ from medvqa_cli.workflows.experiments.executors import (
     read_tail,
     write_header,
 )
+from medvqa_cli.workflows.machine.findings import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +81,7 @@ class SubmititExecutor:
     def run(self, tasks: Sequence[Task], report: Callable[[Outcome], None], progress: Progress) -> list[Outcome]:
         """Submit all tasks and wait for them."""
         jobs = {task.name: self._executor.submit(RemoteTask(task)) for task in tasks}
-        progress.say(f"Submitted {len(jobs)} jobs: {', '.join(str(job.job_id) for job in jobs.values())}.")
+        progress.say(f"Submitted {count(len(jobs), 'job')}: {', '.join(str(job.job_id) for job in jobs.values())}.")
         outcomes: list[Outcome] = []
         try:
             while jobs:
@@ -89,7 +90,7 @@ class SubmititExecutor:
                     report(outcomes[-1])
                 time.sleep(POLL_SECONDS)
         except BaseException:
-            progress.warn(f"Cancelling {len(jobs)} jobs.")
+            progress.warn(f"Cancelling {count(len(jobs), 'job')}.")
             for job in jobs.values():
                 job.cancel()
             raise

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 from medvqa_cli.errors import SettingsError
 from medvqa_cli.runs import now
 from medvqa_cli.settings.sources import PREFIX, RESERVED_VARIABLES
+from medvqa_cli.workflows.machine.findings import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,7 +134,8 @@ class LocalExecutor:
             while waiting or running:
                 for slot in self._slots:
                     if slot.name not in running and waiting:
-                        running[slot.name] = _Running(waiting.popleft(), slot, self._keep_open, progress)
+                        running[slot.name] = _Running(waiting.popleft(), slot, self._keep_open, progress,
+                                                      is_one_of_many=len(self._slots) > 1)
                     if slot.name in running and (outcome := running[slot.name].advance()):
                         del running[slot.name]
                         outcomes.append(outcome)
@@ -161,9 +163,11 @@ def _terminated_as_interrupted() -> Iterator[None]:
 class _Running:
     """A task under way in a slot."""
 
-    def __init__(self, task: Task, slot: Slot, keep_open: tuple[int, ...], progress: Progress) -> None:
+    def __init__(self, task: Task, slot: Slot, keep_open: tuple[int, ...], progress: Progress, *,
+                 is_one_of_many: bool) -> None:
         self.task = task
         self._slot = slot
+        self._place = f" ({slot.name})" if is_one_of_many else ""
         self._keep_open = keep_open
         self._progress = progress
         self._left = deque(task.steps)
@@ -181,7 +185,7 @@ class _Running:
             return Outcome(self.task.name, round(time.monotonic() - self._began, 1), **failed)  # type: ignore[arg-type]
         step = self._left.popleft()
         self._step = step.label
-        self._progress.say(f"{self.task.name}: {step.label} ({self._slot.name})")
+        self._progress.say(f"{self.task.name}: {step.label}{self._place}")
         with open_log(self.task.log) as log:
             command = list(step.command())
             write_header(log, command)
@@ -220,7 +224,7 @@ def _stop_all(running: Sequence[_Running], grace: float, progress: Progress) -> 
     """End all children: as by Ctrl-C first, so that a training writes its checkpoint; by force if that takes long."""
     processes = [item.process for item in running if item.process and item.process.poll() is None]
     if processes:
-        progress.warn(f"Stopping {len(processes)} jobs: each finishes its step and writes a checkpoint. "
+        progress.warn(f"Stopping {count(len(processes), 'job')}: each finishes its step and writes a checkpoint. "
                       "Ctrl-C again ends them at once.")
     for process in processes:
         process.send_signal(signal.SIGINT)

@@ -11,13 +11,15 @@ from medvqa_cli import __version__
 from medvqa_cli.errors import RunError, SettingsError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import write_atomically, write_json
+from medvqa_cli.reporting.formatting import format_seconds
 from medvqa_cli.runs import Run, now
 from medvqa_cli.settings.schema import EvaluationSettings, to_tree
 from medvqa_cli.workflows.experiments.executors import LocalExecutor, Outcome, Slot
 from medvqa_cli.workflows.experiments.jobs import Job, make_task
 from medvqa_cli.workflows.experiments.planning import FOLDER, Plan, find_folder, plan_experiment, prepare_experiment
-from medvqa_cli.workflows.experiments.results import read_result
-from medvqa_cli.workflows.experiments.summary import summarize, write_csv
+from medvqa_cli.workflows.experiments.results import MEASURES, read_result
+from medvqa_cli.workflows.experiments.summary import summarize, tabulate
+from medvqa_cli.workflows.machine.findings import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -65,6 +67,7 @@ def run_experiment(grid: Grid, base: Settings, *, slots: Sequence[Slot] = (Slot(
     with lock_experiment(plan.folder) as lock:
         executor = _make_executor(plan.folder, slots, submit, submit_options or {}, lock)
         prepare_experiment(plan, progress)
+        _name_others(plan, progress)
         _write_record(plan, base.evaluation)
         outcomes = _run(plan, executor, progress)
         return ExperimentResult(plan.folder, _write_summary(plan.folder), outcomes)
@@ -126,22 +129,38 @@ def lock_experiment(folder: Path) -> Iterator[int | None]:
         yield stream.fileno()
 
 
+def _name_others(plan: Plan, progress: Progress) -> None:
+    """Say which runs of an earlier grid are not in this one."""
+    runs = plan.folder / "runs"
+    others = sorted({path.name for path in runs.iterdir()} - {job.name for job in plan.jobs}) if runs.is_dir() else []
+    if others:
+        progress.warn(f"{count(len(others), 'run')} of an earlier grid will not be in the table, as this grid does not "
+                      f"name {'them' if len(others) > 1 else 'it'}: {', '.join(others)}.")
+
+
 def _run(plan: Plan, executor: Executor, progress: Progress) -> tuple[Outcome, ...]:
     tasks = [make_task(job, pending) for job, pending in zip(plan.jobs, plan.pending, strict=True) if pending]
     progress.say(f"Experiment: {plan.folder}")
+    if trained := next((job for job, pending in zip(plan.jobs, plan.pending, strict=True) if "train" in pending), None):
+        progress.say(f"To watch a training: medvqa train watch {trained.name} --runs-dir {trained.run.path.parent}")
     if len(tasks) < len(plan.jobs):
-        progress.say(f"{len(plan.jobs) - len(tasks)} of {len(plan.jobs)} jobs are done already.")
+        progress.say(f"{len(plan.jobs) - len(tasks)} of {count(len(plan.jobs), 'job')} are done already.")
     if not tasks:
         return ()
     progress.start("Jobs", len(tasks), "job")
+    jobs = {job.name: job for job in plan.jobs}
+    failed: list[str] = []
 
     def report(outcome: Outcome) -> None:
-        if outcome.failed:
+        if not outcome.failed:
+            progress.say(f"{outcome.name}: done in {format_seconds(outcome.seconds)}{_describe(jobs[outcome.name])}")
+        else:
+            failed.append(outcome.name)
             log = plan.folder / "logs" / f"{outcome.name}.log"
             lines = "".join(f"\n  | {line}" for line in outcome.tail)
             progress.warn(f"{outcome.name} failed at '{outcome.failed}' (exit code {outcome.code}); the end of {log}:"
                           f"{lines}")
-        progress.advance(note=outcome.name)
+        progress.advance(note=f"{len(failed)} failed" if failed else "")
 
     try:
         outcomes = executor.run(tasks, report, progress)
@@ -154,8 +173,19 @@ def _run(plan: Plan, executor: Executor, progress: Progress) -> tuple[Outcome, .
     return tuple(outcomes)
 
 
+def _describe(job: Job) -> str:
+    """Return what a job's run found about its answers, as the end of a line."""
+    try:
+        metrics = read_result(job, {}).metrics
+    except RunError:  # the summary will say it: here it would stop the jobs that still run
+        return ""
+    found = ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in MEASURES if name in metrics)
+    return f": {found}" if found else ""
+
+
 def _write_record(plan: Plan, evaluation: EvaluationSettings) -> None:
-    rows = [{"name": job.name, "values": combination.values, "stages": job.stages, "tag": job.tag}
+    rows = [{"name": job.name, "values": combination.values, "stages": job.stages, "tag": job.tag,
+             "confidence": job.confidence}
             for combination, job in zip(plan.combinations, plan.jobs, strict=True)]
     write_json(plan.folder / RECORD, {"experiment": plan.name, "medvqa": __version__, "started": now(),
                                       "stages": plan.stages, "evaluation": to_tree(evaluation), "jobs": rows})
@@ -176,11 +206,11 @@ def show_experiment(runs: Path, name: str) -> ExperimentResult:
 
 
 def _write_summary(folder: Path) -> dict[str, Any]:
-    """Summarize all runs of an experiment, write `summary.json` and `summary.csv`, and return the summary."""
+    """Summarize all runs of an experiment, write `summary.json` and the tables as CSV, and return the summary."""
     record = Run(folder).read_json(RECORD)
     try:
-        jobs = [(Job(row["name"], folder, tuple(row["stages"]), folder, tag=row["tag"]), row["values"])
-                for row in record["jobs"]]
+        jobs = [(Job(row["name"], folder, tuple(row["stages"]), folder, tag=row["tag"],
+                     confidence=row.get("confidence", "calibration")), row["values"]) for row in record["jobs"]]
         evaluation = EvaluationSettings.model_validate_json(json.dumps(record["evaluation"]))
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{folder / RECORD} is damaged, or of another version: {error}.",
@@ -188,7 +218,8 @@ def _write_summary(folder: Path) -> dict[str, Any]:
     results = [read_result(job, values) for job, values in jobs]
     summary = {"experiment": folder.name, "folder": str(folder), "written": now(), **summarize(results, evaluation)}
     write_json(folder / "summary.json", summary)
-    write_atomically(folder / "summary.csv", write_csv(summary))
+    for name, text in tabulate(summary).items():
+        write_atomically(folder / name, text)
     return summary
 
 

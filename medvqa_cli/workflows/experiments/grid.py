@@ -34,7 +34,11 @@ Stage = Literal["train", "infer", "evaluate", "calibrate", "report"]
 STAGES: tuple[Stage, ...] = ("train", "infer", "evaluate", "calibrate", "report")
 DEFAULT_STAGES: tuple[Stage, ...] = ("train", "infer", "evaluate")
 SEED = "seed"
-SPEAKING = ("model.name", "data.dataset", "data.question_type")
+METHOD = "method"
+"""The one key of a grid that is no setting: `medvqa train METHOD`."""
+SFT = "sft"
+METHODS = (SFT, "grpo")
+SPEAKING = (METHOD, "model.name", "data.dataset", "data.question_type")
 """Keys whose values name a run without the key beside them."""
 MAX_NAME = 120
 EXAMPLE = "See examples/experiments.yaml."
@@ -88,6 +92,11 @@ class Combination:
     name: str
     values: Mapping[str, Any]
     settings: Settings
+
+    @property
+    def method(self) -> str:
+        """How it is trained."""
+        return str(self.values.get(METHOD, SFT))
 
 
 def read_grid(path: Path) -> Grid:
@@ -181,7 +190,12 @@ def expand_grid(base: Settings, axes: Sequence[Axis]) -> list[Combination]:
 
 
 def _check_axis(axis: Axis) -> None:
-    find_type(Assignment(axis.path, None, axis.origin))
+    if axis.key == METHOD:
+        for value in axis.values:
+            if value not in METHODS:
+                raise SettingsError(f"{axis.origin}: there is no method '{value}'.", f"Methods: {', '.join(METHODS)}.")
+    else:
+        find_type(Assignment(axis.path, None, axis.origin))
     if axis.path[0] in {*OF_THE_MACHINE, "plugins"}:
         raise SettingsError(f"{axis.origin}: '{axis.key}' is of the machine and cannot vary.",
                             "Put it into base, or name it on the command line.")
@@ -192,10 +206,10 @@ def _check_axis(axis: Axis) -> None:
 def _resolve(shared: Sequence[Assignment], axes: Sequence[Axis],
              chosen: Sequence[Any]) -> tuple[dict[str, Any], Settings]:
     own = [Assignment(axis.path, value, axis.origin, is_text=axis.is_text)
-           for axis, value in zip(axes, chosen, strict=True)]
+           for axis, value in zip(axes, chosen, strict=True) if axis.key != METHOD]
     settings = resolve_assignments([*shared, *own]).settings
     tree = to_tree(settings)
-    values = {axis.key: value if isinstance(value, Mapping) else _look_up(tree, axis.path)
+    values = {axis.key: value if isinstance(value, Mapping) or axis.key == METHOD else _look_up(tree, axis.path)
               for axis, value in zip(axes, chosen, strict=True)}
     return values, settings
 

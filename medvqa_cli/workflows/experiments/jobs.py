@@ -12,11 +12,14 @@ from medvqa_cli.errors import RunError, SettingsError
 from medvqa_cli.records import read_jsonl
 from medvqa_cli.runs import Run
 from medvqa_cli.workflows.experiments.executors import Step, Task
+from medvqa_cli.workflows.experiments.grid import SFT
+from medvqa_cli.workflows.scopes import make_scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from medvqa_cli.settings.schema import Settings
     from medvqa_cli.workflows.experiments.grid import Combination, Stage
 
 NEEDS: dict[str, tuple[str, ...]] = {"train": (), "infer": ("train",), "evaluate": ("infer",), "calibrate": ("train",),
@@ -35,6 +38,8 @@ class Job:
         prepared: Folder of prepared data, absolute.
         plugins: Loose plugin files.
         tag: Of its answers: those to blank images have one.
+        method: How it is trained: "sft" or "grpo".
+        confidence: Where `metrics.json` holds what `calibrate` makes.
     """
 
     name: str
@@ -43,6 +48,8 @@ class Job:
     prepared: Path
     plugins: tuple[Path, ...] = ()
     tag: str = ""
+    method: str = SFT
+    confidence: str = "calibration"
 
     @property
     def run(self) -> Run:
@@ -66,11 +73,17 @@ class Job:
 
 
 def make_job(combination: Combination, folder: Path, stages: Sequence[Stage]) -> Job:
-    """Return the job of a combination; calibration is left out where only open questions are asked."""
+    """Return the job of a combination."""
     settings = combination.settings
-    kept = tuple(stage for stage in stages if stage != "calibrate" or settings.data.question_type != "open")
-    return Job(combination.name, folder, kept, settings.paths.prepared.absolute(), settings.plugins,
-               settings.infer.shown.replace("off", ""))
+    return Job(combination.name, folder, tuple(stages), settings.paths.prepared.absolute(), settings.plugins,
+               settings.infer.shown.replace("off", ""), combination.method, _name_confidence(settings))
+
+
+def _name_confidence(settings: Settings) -> str:
+    split, method = settings.data.test_split, settings.calibration.method
+    if method == "all":
+        return "confidence_methods" + make_scope(settings, split, "sampling").tag
+    return make_scope(settings, split).folder
 
 
 def find_pending(job: Job) -> tuple[Stage, ...]:
@@ -108,9 +121,28 @@ def is_done(job: Job, stage: str) -> bool:
         return run.report.is_file()
     if stage == "infer":
         return _is_answered(run, f"predictions{job.suffix}")
-    metrics = run.read_json("metrics.json") if (run.path / "metrics.json").is_file() else {}
-    found = metrics.get("calibration") if stage == "calibrate" else metrics.get("answers", {}).get(job.tag or "main")
-    return found is not None and not found.get("incomplete", False)
+    if stage == "calibrate":
+        blocks = [*read_confidence(job).values()]
+    else:
+        found = _read_metrics(run).get("answers", {}).get(job.tag or "main")
+        blocks = [] if found is None else [found]
+    return bool(blocks) and not any(block.get("incomplete", False) for block in blocks)
+
+
+def _read_metrics(run: Run) -> Mapping[str, Any]:
+    return run.read_json("metrics.json") if (run.path / "metrics.json").is_file() else {}
+
+
+def read_confidence(job: Job) -> dict[str, Mapping[str, Any]]:
+    """Return, by folder, the metrics of each way in which a run was asked how sure it is; none if it was not.
+
+    Raises:
+        RunError: If the file is damaged.
+    """
+    metrics = _read_metrics(job.run)
+    found = metrics.get(job.confidence)
+    folders = () if found is None else found["folders"].values() if "folders" in found else (job.confidence,)
+    return {folder: metrics[folder] for folder in folders}
 
 
 def _is_answered(run: Run, name: str) -> bool:
@@ -150,11 +182,11 @@ def build_command(job: Job, stage: Stage) -> list[str]:
     """Return the command line of a stage; a half-finished training is resumed."""
     medvqa = [sys.executable, "-m", "medvqa_cli"]
     if stage == "train" and job.run.path.is_dir() and not _has_no_model(job.run):
-        return [*medvqa, "train", "sft", "--resume", job.name, "--runs-dir", str(job.run.path.parent),
+        return [*medvqa, "train", job.method, "--resume", job.name, "--runs-dir", str(job.run.path.parent),
                 "--prepared-dir", str(job.prepared),
                 *(word for plugin in job.plugins for word in ("--plugin", str(plugin)))]
     tag = ["--tag", job.tag] if job.tag else []
-    words = {"train": ["train", "sft", "--name", job.name], "infer": ["infer", "--run", job.name, *tag],
+    words = {"train": ["train", job.method, "--name", job.name], "infer": ["infer", "--run", job.name, *tag],
              "evaluate": ["eval", "answers", "--run", job.name, *tag],
              "calibrate": ["eval", "calibration", "--run", job.name], "report": ["report", job.name]}
     return [*medvqa, *words[stage], "--config", str(job.settings)]

@@ -14,8 +14,8 @@ from medvqa_cli.records import write_json
 from medvqa_cli.settings.options import read_options
 from medvqa_cli.settings.schema import Settings, make_settings, to_tree
 from medvqa_cli.settings.sources import OF_THE_MACHINE, flatten
-from medvqa_cli.workflows.experiments.grid import SEED, Combination, Grid, Stage, expand_grid
-from medvqa_cli.workflows.experiments.jobs import Job, check_inputs, find_pending, make_job
+from medvqa_cli.workflows.experiments.grid import METHOD, SEED, SFT, Combination, Grid, Stage, expand_grid
+from medvqa_cli.workflows.experiments.jobs import Job, check_inputs, find_pending, is_done, make_job
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FOLDER = "experiments"
 NOT_COMPARED = (*OF_THE_MACHINE, "plugins")
+LATE: dict[str, tuple[Stage, ...]] = {"evaluation": ("evaluate", "calibrate"), "calibration": ("calibrate",)}
+"""Sections of the settings that act on some stages alone: until one of these is done, they may be changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def check_combinations(combinations: tuple[Combination, ...]) -> None:
     stores: dict[Path, tuple[str, DataSource]] = {}
     for combination in combinations:
         try:
-            source, meaning = _check(combination.settings)
+            source, meaning = _check(combination)
         except MedVQAError as error:
             error.message = f"Combination '{combination.name}': {error.message}"
             raise
@@ -88,12 +90,13 @@ def check_combinations(combinations: tuple[Combination, ...]) -> None:
                 "but it is prepared once.", "Declare two data sets of your own under 'datasets' and vary data.dataset.")
 
 
-def _check(settings: Settings) -> tuple[DataSource, str]:
+def _check(combination: Combination) -> tuple[DataSource, str]:
     """Return a combination's data set, and everything that decides its outcome as one text."""
     from medvqa_cli.models.adapters import check_tuning
     from medvqa_cli.workflows.models import choose_model
     from medvqa_cli.workflows.sources import find_source
 
+    settings = combination.settings
     source = find_source(settings)
     scratch, tuning = settings.model.scratch, settings.train.tuning
     check_tuning(settings.train, lora=tuning == "lora" or (tuning == "auto" and not scratch))
@@ -101,7 +104,7 @@ def _check(settings: Settings) -> tuple[DataSource, str]:
     tree = to_tree(settings)
     tree["data"] |= {"dataset": source.name}
     tree["model"] |= {"name": model, "family": None}
-    return source, json.dumps(tree, sort_keys=True)
+    return source, json.dumps({**tree, METHOD: combination.method}, sort_keys=True)
 
 
 def _check_family(settings: Settings) -> str:
@@ -123,11 +126,17 @@ def check_unchanged(job: Job, settings: Settings) -> None:
     if not job.run.path.is_dir() or not job.settings.is_file():
         return
     before, now = (_flat(to_tree(part)) for part in (make_settings(_read_settings(job)), settings))
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and _has_acted(job, key)]
     if changed:
         key = changed[0]
         raise RunError(f"Run '{job.name}' of this experiment was made with {key} = {before.get(key)}, now it is "
                        f"{now.get(key)}.", f"Give the experiment another --name, or remove '{job.run.path}'.")
+
+
+def _has_acted(job: Job, key: str) -> bool:
+    """Return whether a setting may have shaped what a run holds: some act on its last stages alone."""
+    stages = LATE.get(key.partition(".")[0])
+    return stages is None or any(is_done(job, stage) for stage in stages)
 
 
 def _read_settings(job: Job) -> Mapping[str, Any]:
@@ -160,18 +169,20 @@ def prepare_experiment(plan: Plan, progress: Progress = SILENT) -> None:
 
 
 def _check_data(combinations: list[Combination], progress: Progress) -> None:
+    from medvqa_cli.workflows.grpo import train_grpo
     from medvqa_cli.workflows.train import train_sft
 
     checked: set[str] = set()
     for combination in combinations:
         settings = combination.settings
         _analyze_whole(settings, checked, progress)
-        tree = {key: value for key, value in to_tree(settings).items() if key != SEED}
+        tree = {**to_tree(settings), SEED: None, METHOD: combination.method}
         if (text := json.dumps(tree, sort_keys=True)) in checked:
             continue
         checked.add(text)
         try:
-            train_sft(settings, dry_run=True, progress=SILENT)
+            train = train_sft if combination.method == SFT else train_grpo
+            train(settings, dry_run=True, progress=SILENT)
         except MedVQAError as error:
             error.message = f"Combination '{combination.name}': {error.message}"
             raise

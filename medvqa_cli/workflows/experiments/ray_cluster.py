@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.errors import MissingDependencyError, SettingsError
 from medvqa_cli.workflows.experiments.cluster import POLL_SECONDS, RemoteTask
 from medvqa_cli.workflows.experiments.executors import Outcome, Task
+from medvqa_cli.workflows.machine.findings import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +54,7 @@ class RayExecutor:
     def run(self, tasks: Sequence[Task], report: Callable[[Outcome], None], progress: Progress) -> list[Outcome]:
         """Submit all tasks and wait for them."""
         waiting = {self._run.remote(RemoteTask(task)): task.name for task in tasks}
-        progress.say(f"Submitted {len(waiting)} jobs to Ray.")
+        progress.say(f"Submitted {count(len(waiting), 'job')} to Ray.")
         outcomes: list[Outcome] = []
         try:
             while waiting:
@@ -78,7 +79,7 @@ class RayExecutor:
 
     def _cancel(self, references: list[Any], progress: Progress) -> None:
         """Interrupt the tasks, so that each ends the process it waits for before its worker goes."""
-        progress.warn(f"Cancelling {len(references)} jobs.")
+        progress.warn(f"Cancelling {count(len(references), 'job')}.")
         for reference in references:
             self._ray.cancel(reference, force=False)
         self._ray.wait(references, num_returns=len(references), timeout=STOP_SECONDS)

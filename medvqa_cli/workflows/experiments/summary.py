@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.scoring.comparisons import adjust_holm, compare_pairs
 from medvqa_cli.workflows.experiments.grid import SEED, iterate_neighbours
-from medvqa_cli.workflows.experiments.results import ECE, MEASURES, METRICS, Question, RunResult
+from medvqa_cli.workflows.experiments.results import MEASURES, Question, RunResult, name_measured, name_scored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,8 +26,10 @@ PROTOCOL = {
     "interval": "percentile bootstrap over images: what other test images would change, not what other seeds would; "
                 "that is by_seed, the difference for each seed apart",
     "p": "two-sided randomization test that flips the sign of whole images",
-    "holm": "p adjusted by Holm's method over all comparisons listed here",
-    "not compared": f"{ECE}: it is no mean over questions",
+    "holm": "p adjusted by Holm's method over all comparisons of answers listed here; those of confidence (Brier "
+            "score) are a family of their own",
+    "confidence": "each source on the questions in which it has a confidence; of its measures the Brier score alone is "
+                  "compared: the others are no means over questions",
 }
 
 
@@ -55,12 +57,14 @@ def summarize(results: Sequence[RunResult], settings: EvaluationSettings) -> dic
     """Return the summary of an experiment.
 
     Returns:
-        {"combinations": [{"values", "runs", "metrics": {name: {"mean", "sd", "n", "values"}}}], "runs": [{"name",
-        "values", "state", "metrics"}], "comparisons": see `compare_groups`, "protocol": what the numbers mean}.
+        {"metrics": the names of all measured; "combinations": [{"values", "runs", "metrics": {name: {"mean", "sd", "n",
+        "values"}}}], "runs": [{"name", "values", "state", "metrics"}], "comparisons": see `compare_groups`,
+        "protocol": what the numbers mean}.
     """
     groups = group_results(results)
     comparisons = compare_groups(groups, settings)
     return {
+        "metrics": name_measured(results),
         "combinations": [{"values": group.values, "runs": [result.name for result in group.results],
                           "metrics": measure_group(group)} for group in groups],
         "runs": [{"name": result.name, "values": result.values, "state": result.state, "metrics": result.metrics}
@@ -74,7 +78,7 @@ def summarize(results: Sequence[RunResult], settings: EvaluationSettings) -> dic
 def measure_group(group: Group) -> dict[str, dict[str, Any]]:
     """Return mean, standard deviation and number of each metric over a group's finished runs."""
     measured: dict[str, dict[str, Any]] = {}
-    for metric in METRICS:
+    for metric in name_measured(group.results):
         values = [result.metrics[metric] for result in group.results if metric in result.metrics]
         if values:
             measured[metric] = spread(values) | {"values": values}
@@ -97,13 +101,14 @@ def compare_groups(groups: Sequence[Group], settings: EvaluationSettings) -> lis
     """
     rows = [row for first, second, key in iterate_neighbours([group.values for group in groups])
             for row in _compare(groups[first], groups[second], key, settings)]
-    for row, adjusted in zip(rows, adjust_holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = adjusted
+    for family in ([row for row in rows if (row["metric"] in MEASURES) is of_answers] for of_answers in (True, False)):
+        for row, adjusted in zip(family, adjust_holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = adjusted
     return rows
 
 
 def _compare(first: Group, second: Group, key: str, settings: EvaluationSettings) -> Iterator[dict[str, Any]]:
-    for metric in MEASURES:
+    for metric in name_scored((*first.results, *second.results)):
         sides = [{result.values.get(SEED): result.scores[metric] for result in group.results
                   if metric in result.scores} for group in (first, second)]
         seeds = [seed for seed in sides[0] if seed in sides[1]]
@@ -128,18 +133,36 @@ def _count_others(runs: Sequence[Mapping[Question, float]], common: Sequence[Que
     return len(set().union(*runs)) - len(common)
 
 
-def write_csv(summary: Mapping[str, Any]) -> str:
-    """Return one line a combination: its values, then mean, standard deviation and number of each metric."""
-    combinations = summary["combinations"]
-    keys = list(dict.fromkeys(key for row in combinations for key in row["values"]))
+def tabulate(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return a summary as CSV tables, by file name.
+
+    Returns:
+        "summary.csv": one line a combination: its values, then mean, standard deviation and number of each metric;
+        "runs.csv": one line a run; "comparisons.csv": one line a paired comparison.
+    """
+    parts, metrics, rows = ("mean", "sd", "n"), summary["metrics"], summary["combinations"]
+    combinations = [_write_values(row["values"]) | {
+        f"{metric}_{part}": row["metrics"].get(metric, {"n": 0}).get(part) for metric in metrics for part in parts}
+        for row in rows]
+    runs = [{"name": run["name"], **_write_values(run["values"]), "state": run["state"],
+             **{metric: run["metrics"].get(metric) for metric in metrics}} for run in summary["runs"]]
+    compared = [{name: as_text(value) if name in {"first", "second", "fixed"} else value for name, value in row.items()
+                 if name != "by_seed"} | {f"by_seed_{part}": row["by_seed"][part] for part in parts}
+                for row in summary["comparisons"]]
+    return {"summary.csv": _write_csv(combinations), "runs.csv": _write_csv(runs),
+            "comparisons.csv": _write_csv(compared)}
+
+
+def _write_values(values: Mapping[str, Any]) -> dict[str, str]:
+    return {key: as_text(value) for key, value in values.items()}
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*keys, *(f"{metric}_{part}" for metric in METRICS for part in ("mean", "sd", "n"))])
-    for row in combinations:
-        measured = [row["metrics"].get(metric, {}).get(part, 0 if part == "n" else None)
-                    for metric in METRICS for part in ("mean", "sd", "n")]
-        writer.writerow([*(as_text(row["values"][key]) for key in keys), *measured])
-    return stream.getvalue()
+    writer = csv.DictWriter(stream, list(rows[0]) if rows else (), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue().lstrip()
 
 
 def as_text(value: Any) -> str:

@@ -12,6 +12,7 @@ from medvqa_cli.errors import MedVQAError, PluginError, RunError, SettingsError
 from medvqa_cli.records import write_json
 from medvqa_cli.runs import open_run
 from medvqa_cli.settings.schema import make_settings, to_tree
+from medvqa_cli.workflows import grpo
 from medvqa_cli.workflows.evaluate import evaluate_answers
 from medvqa_cli.workflows.experiments import experiment
 from medvqa_cli.workflows.experiments.executors import Outcome, Slot
@@ -160,9 +161,67 @@ def test_what_is_done_is_read_from_the_run(base, play):
     assert find_pending(job) == stages
 
 
-def test_calibration_is_left_out_of_open_questions(base):
-    jobs = plan_experiment(grid(("data.question_type", ("open", "closed")), stages=("train", "calibrate")), base).jobs
-    assert [job.stages for job in jobs] == [("train",), ("train", "calibrate")]
+def test_what_calibrate_makes_lies_where_its_settings_say(base, answered):
+    axes = ("data.question_type", ("open", "closed")), ("calibration.method", ("sampling", "logits", "all"))
+    jobs = plan_experiment(grid(*axes, stages=("train", "calibrate")), base).jobs
+    assert [job.confidence for job in jobs] == [
+        "calibration-open", "calibration-open-logits", "confidence_methods-open",
+        "calibration", "calibration-logits", "confidence_methods"]
+
+
+def test_the_method_may_vary(base, play, monkeypatch):
+    player = play()
+    monkeypatch.setattr(grpo, "check_trl", lambda: None)
+    result = run_experiment(grid(("method", ("sft", "grpo")), ("seed", (0,)), stages=("train",)), base)
+    assert player.ran == [("sft_seed0", ["train"]), ("grpo_seed0", ["train"])]
+    assert [row["values"] for row in result.summary["combinations"]] == [{"method": "sft"}, {"method": "grpo"}]
+    job = plan_experiment(grid(("method", ("grpo",)), name="other"), base).jobs[0]
+    assert build_command(job, "train")[3:7] == ["train", "grpo", "--name", "grpo"]
+    write_json(job.run.manifest, {"model": {}})
+    assert build_command(job, "train")[3:7] == ["train", "grpo", "--resume", "grpo"]
+    unheeded = make_settings({**to_tree(base), "train": {**to_tree(base)["train"], "balance": "answer_type"}})
+    with pytest.raises(SettingsError) as caught:
+        run_experiment(grid(("method", ("sft", "grpo")), ("seed", (0,)), stages=("train",), name="third"), unheeded)
+    assert caught.value.message == "Combination 'grpo_seed0': GRPO does not heed train.balance."
+
+
+def test_settings_of_stages_that_are_not_done_may_change(base, play):
+    play()
+    run_experiment(grid(SEEDS), base)
+    more = make_settings({**to_tree(base), "calibration": {"samples": 5}})
+    everything = grid(SEEDS, stages=("train", "infer", "evaluate", "calibrate"))
+    assert plan_experiment(everything, more).pending == (("calibrate",),) * 3
+    scored = make_settings({**to_tree(base), "evaluation": {"resamples": 7}})
+    with pytest.raises(RunError, match="was made with evaluation.resamples = 100, now it is 7"):
+        plan_experiment(grid(SEEDS), scored)
+
+
+def test_runs_of_an_earlier_grid_are_named(base, play, listener):
+    play()
+    run_experiment(grid(SEEDS), base)
+    result = run_experiment(grid(("seed", (1, 3))), base, progress=listener)
+    (warning,) = listener.warnings
+    assert warning == ("2 runs of an earlier grid will not be in the table, as this grid does not name them: seed0, "
+                       "seed2.")
+    assert [run["name"] for run in result.summary["runs"]] == ["seed1", "seed3"]
+
+
+def test_a_finished_job_says_what_it_found(base, play, listener):
+    play()
+    run_experiment(grid(("seed", (0,))), base, progress=listener)
+    assert any(line.startswith("To watch a training: medvqa train watch seed0 --runs-dir ") for line in listener.said)
+    (line,) = [line for line in listener.said if line.startswith("seed0: done in 1 s: closed accuracy ")]
+    assert ", open exact match " in line
+
+
+def test_a_damaged_file_of_a_finished_job_does_not_stop_the_others(base, play, answered, monkeypatch, tmp_path):
+    player = play()
+    broken = shutil.copytree(answered.path, tmp_path / "broken")
+    (broken / "scores.jsonl").write_text('{"question_id": "1"}\n')
+    player.source = broken
+    with pytest.raises(RunError, match="not a score"):
+        run_experiment(grid(SEEDS), base)
+    assert len(player.ran) == 3
 
 
 def test_answers_to_blank_images_have_their_tag(base):
@@ -237,6 +296,22 @@ def test_a_damaged_record_and_score_are_one_error(base, play):
     write_json(folder / "experiment.json", {"jobs": [{}]})
     with pytest.raises(RunError, match="experiment.json is damaged"):
         show_experiment(base.paths.runs, "study")
+
+
+@pytest.mark.slow
+def test_both_methods_through_real_processes(base):
+    pytest.importorskip("trl")
+    tree = to_tree(base)
+    short = make_settings({**tree, "train": {**tree["train"], "max_steps": 1, "eval_fraction": 0.0},
+                           "grpo": {"num_generations": 2, "max_completion_length": 4}})
+    axes = ("method", ("sft", "grpo")), ("seed", (5,))
+    result = run_experiment(grid(*axes, stages=("train", "infer", "evaluate", "calibrate")), short)
+    assert [(outcome.name, outcome.tail) for outcome in result.outcomes] == [("sft_seed5", ()), ("grpo_seed5", ())]
+    methods = [json.loads((result.folder / "runs" / name / "manifest.json").read_text())["method"]
+               for name in ("sft_seed5", "grpo_seed5")]
+    assert methods == ["sft", "grpo"]
+    assert {row["metric"] for row in result.summary["comparisons"]} == {
+        "closed_accuracy", "open_exact_match", "open_token_f1", "brier@sampling"}
 
 
 @pytest.mark.slow

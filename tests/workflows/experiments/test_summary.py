@@ -10,7 +10,7 @@ import pytest
 
 from medvqa_cli.settings.schema import EvaluationSettings
 from medvqa_cli.workflows.experiments.results import RunResult
-from medvqa_cli.workflows.experiments.summary import summarize, write_csv
+from medvqa_cli.workflows.experiments.summary import summarize, tabulate
 
 
 def make_result(model, seed, right, *, state="done", ece=None, data="d"):
@@ -19,7 +19,8 @@ def make_result(model, seed, right, *, state="done", ece=None, data="d"):
               for number, letter in enumerate(right) if letter != "-"}
     metrics = {"closed_accuracy": statistics.fmean(scores.values())} if scores else {}
     return RunResult(f"{model}_{seed}", {"model.name": model, "seed": seed}, state,
-                     metrics | ({"ece": ece} if ece is not None else {}), {"closed_accuracy": scores} if scores else {})
+                     metrics | ({"ece@sampling": ece} if ece is not None else {}),
+                     {"closed_accuracy": scores} if scores else {})
 
 
 def build(*results):
@@ -33,7 +34,7 @@ def test_mean_and_spread_over_seeds():
     assert first["values"] == {"model.name": "a"}
     assert first["metrics"]["closed_accuracy"] == {"mean": 0.625, "sd": pytest.approx(0.1767767), "n": 2,
                                                    "values": [0.5, 0.75]}
-    assert first["metrics"]["ece"]["mean"] == pytest.approx(0.3)
+    assert first["metrics"]["ece@sampling"]["mean"] == pytest.approx(0.3)
     assert second["metrics"]["closed_accuracy"]["sd"] is None
     assert summary["runs"][2]["state"] == "not done: train"
 
@@ -73,8 +74,37 @@ def test_without_seeds_one_run_a_side_is_compared():
 
 def test_the_table_as_csv():
     summary = build(make_result("a", 0, "1100"), make_result("a", 1, "1110"), make_result("b, c", 0, ""))
-    rows = list(csv.DictReader(io.StringIO(write_csv(summary))))
+    tables = tabulate(summary)
+    rows = list(csv.DictReader(io.StringIO(tables["summary.csv"])))
     assert [row["model.name"] for row in rows] == ["a", "b, c"]
     assert float(rows[0]["closed_accuracy_mean"]) == 0.625
     assert (rows[0]["closed_accuracy_n"], rows[1]["closed_accuracy_n"], rows[1]["closed_accuracy_mean"]) == (
         "2", "0", "")
+    runs = list(csv.DictReader(io.StringIO(tables["runs.csv"])))
+    assert [(run["name"], run["seed"], run["closed_accuracy"]) for run in runs] == [
+        ("a_0", "0", "0.5"), ("a_1", "1", "0.75"), ("b, c_0", "0", "")]
+    assert tables["comparisons.csv"] == "", "nothing to compare"
+
+
+def test_comparisons_as_csv():
+    tables = tabulate(build(make_result("a", 0, "1100"), make_result("b", 0, "1110")))
+    (row,) = csv.DictReader(io.StringIO(tables["comparisons.csv"]))
+    assert (row["first"], row["second"], row["fixed"], row["difference"], row["by_seed_sd"]) == (
+        "a", "b", "{}", "0.25", "")
+
+
+def test_confidence_is_compared_by_the_brier_score_in_a_family_of_its_own():
+    def rate(model, right, apart):
+        result = make_result(model, 0, right)
+        squares = dict.fromkeys(result.scores["closed_accuracy"], apart ** 2)
+        return RunResult(result.name, result.values, "done", {**result.metrics, "brier@logits": apart ** 2},
+                         {**result.scores, "brier@logits": squares})
+
+    models = [rate("a", "1" * 10 + "0" * 30, 0.5), rate("b", "1" * 30 + "0" * 10, 0.1), rate("c", "1" * 40, 0.2)]
+    rows = build(*models)["comparisons"]
+    assert [row["metric"] for row in rows[:2]] == ["closed_accuracy", "brier@logits"]
+    assert rows[1]["difference"] == pytest.approx(0.01 - 0.25)
+    without = build(*(RunResult(one.name, one.values, "done", one.metrics, {"closed_accuracy":
+                                one.scores["closed_accuracy"]}) for one in models))["comparisons"]
+    assert [row["p_holm"] for row in rows if row["metric"] == "closed_accuracy"] == [row["p_holm"] for row in without]
+    assert build(*models)["metrics"] == ["closed_accuracy", "brier@logits"]
