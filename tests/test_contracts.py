@@ -14,7 +14,14 @@ from medvqa_cli.data.protocol import Dataset, GeneratedDataset
 from medvqa_cli.errors import DataError
 from medvqa_cli.inference.protocol import Decoding
 from medvqa_cli.inference.transformers_engine import TransformersEngine
-from medvqa_cli.models.adapters import attach_lora, count_parameters, find_part, load_adapter
+from medvqa_cli.models.adapters import (
+    WRAPPER,
+    attach_lora,
+    count_parameters,
+    find_part,
+    load_adapter,
+    prepare_training,
+)
 from medvqa_cli.models.batches import build_batch, find_token_losses, join_images, stack_plain, sum_answer_loss
 from medvqa_cli.models.encoding import EncodedSample, SampleEncoder
 from medvqa_cli.models.loading import load_checkpoint
@@ -57,6 +64,10 @@ SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<image>")
 """The first ids of a tiny tokenizer of a family without a chat template."""
 WITH_OWN_DROPOUT = {"blip2", "blip2_opt"}
 """Families whose models drop out by function, whatever their modules say."""
+
+
+PROJECTORS = ("merger", "projector", "connector", "img_projection", "language_projection")
+"""What models call whatever brings features of the tower to the language model."""
 
 
 def make_sample(path: str | None, number: int) -> VQASample:
@@ -217,6 +228,21 @@ def test_lora_is_learned_saved_reloaded_and_merged(built, tiny, tmp_path):
         again.processor.save_pretrained(tmp_path / "merged")
         saved = load(name, tmp_path / "merged")
         assert torch.allclose(find_token_losses(saved.model, batches[0])[0], expected, atol=1e-3)
+
+
+def test_the_projector_in_full_is_every_way_from_the_tower_to_the_language_model(built, tiny):
+    _, directory = built
+    named = {name for name, _ in tiny.model.named_parameters() if any(word in name for word in PROJECTORS)}
+    settings = TrainSettings(lora=LoRASettings(r=2, dropout=0.0), tune_projector=True)
+    model = prepare_training(tiny.model, tiny.family.layout, settings, lora=True)
+    trained = {name: parameter for name, parameter in model.named_parameters()
+               if parameter.requires_grad and ".lora_" not in name}
+    assert {name.removeprefix(WRAPPER).replace(".modules_to_save.default", "") for name in trained} == named != set()
+    group = [make_sample(str(directory / "0.png"), number) for number in range(2)]
+    sum_answer_loss(model, build_batch(make_encoder(tiny), [group], packed=False))[0].backward()
+    assert not [name for name, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()]
+    projector = count_parameters(model, tiny.family.layout)["projector"]
+    assert projector[0] == projector[1] == sum(parameter.numel() for parameter in trained.values())
 
 
 @pytest.mark.parametrize("picture", ["0.png", "1.png"])

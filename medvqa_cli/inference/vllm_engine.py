@@ -182,7 +182,7 @@ def find_rank(adapter: str, family: ModelFamily) -> int:
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
         names = list(weights.keys())
-    outside = any(part in name for name in names for part in (family.layout.vision_tower, family.layout.projector))
+    outside = any(part in name for name in names for part in (family.layout.vision_tower, *family.layout.projectors))
     if config.get("use_dora") or config.get("modules_to_save") or outside:
         raise ModelError(f"vLLM does not run the adapter '{adapter}': it is not plain LoRA of the language model "
                          "alone.", "Merge it into its model with `medvqa merge`, and name the result with --model.")

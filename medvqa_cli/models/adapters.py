@@ -104,7 +104,7 @@ def attach_lora(model: Any, layout: ModelLayout, train: TrainSettings) -> Any:
 
 
 def find_full_parts(model: Any, layout: ModelLayout, train: TrainSettings) -> list[str]:
-    """Return the module paths trained in full beside LoRA: the projector, the language model's last layers.
+    """Return the module paths trained in full beside LoRA: those of the projector, the language model's last layers.
 
     Raises:
         SettingsError: If there are fewer layers than asked for, or a part is quantised.
@@ -114,10 +114,22 @@ def find_full_parts(model: Any, layout: ModelLayout, train: TrainSettings) -> li
     if count > len(layers):
         raise SettingsError(f"train.unfreeze_last_layers is {count}, but the language model has {len(layers)} layers.",
                             f"Choose a number up to {len(layers)}.")
-    paths = ([layout.projector] if train.tune_projector else []) + (layers[-count:] if count else [])
+    paths = (list_projectors(model, layout) if train.tune_projector else []) + (layers[-count:] if count else [])
     for path in paths:
         _refuse_quantised(model, path, f"'{path}' in full")
     return paths
+
+
+def list_projectors(model: Any, layout: ModelLayout) -> list[str]:
+    """Return the module paths of the projector; of a list of modules its members', for PEFT copies no list."""
+    from torch import nn
+
+    found = []
+    for path in layout.projectors:
+        module = model.get_submodule(path)
+        is_list = isinstance(module, nn.ModuleList)
+        found += [f"{path}.{number}" for number in range(len(module))] if is_list else [path]
+    return found
 
 
 def find_layers(model: Any, layout: ModelLayout) -> list[str]:
@@ -145,11 +157,13 @@ def check_continuation(model: Any, layout: ModelLayout, train: TrainSettings) ->
     """
     config = model.peft_config[model.active_adapter]
     full = tuple(config.modules_to_save or ())
-    layers = sum(path.endswith(full) for path in find_layers(model.get_base_model(), layout)) if full else 0
+    base = model.get_base_model()
+    layers = sum(path.endswith(full) for path in find_layers(base, layout)) if full else 0
+    tunes_projector = all(path.endswith(full) for path in list_projectors(base, layout))
     asked = {"train.tuning 'full'": train.tuning == "full",
              "train.lora.dora": train.lora.dora and not getattr(config, "use_dora", False),
              "train.lora.rslora": train.lora.rslora and not getattr(config, "use_rslora", False),
-             "train.tune_projector": train.tune_projector and not layout.projector.endswith(full),
+             "train.tune_projector": train.tune_projector and not tunes_projector,
              "train.unfreeze_last_layers": train.unfreeze_last_layers not in (0, layers)}
     if refused := [name for name, is_refused in asked.items() if is_refused]:
         raise SettingsError(f"Training goes on with an adapter that was made without {', '.join(refused)}.",

@@ -100,7 +100,7 @@ def estimate_bytes(stored: StoredWeights, number_bytes: int, quantization: str, 
     """
     inside = layout.language_model.rpartition(".")[2]
     is_named = any(inside in name.split(".") for name in stored.tensors)
-    kept = KEPT | {layout.vision_tower.rpartition(".")[2], layout.projector.rpartition(".")[2]}
+    kept = KEPT | {path.rpartition(".")[2] for path in (layout.vision_tower, *layout.projectors)}
     quantised = {"8bit": 1.0, "4bit": FOUR_BITS}.get(quantization, number_bytes)
     total = stored.pickled_bytes // PICKLED_BYTES * quantised
     for name, (kind, shape) in stored.tensors.items():

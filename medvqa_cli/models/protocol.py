@@ -42,7 +42,9 @@ class ModelCard:
 class ModelLayout:
     """Where the parts of a model lie, as dotted module paths below the model, and what LoRA adapts by default.
 
-    `lora_targets` are module names matched as whole path components inside `language_model`.
+    `lora_targets` are module names matched as whole path components inside `language_model`. `projector` is the module
+    out of which image features come last; `projectors_beside` are others that bring features of the tower to the
+    language model, or stand before it; a list of modules may be named.
     """
 
     vision_tower: str
@@ -50,6 +52,12 @@ class ModelLayout:
     language_model: str
     lora_targets: tuple[str, ...]
     task_type: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM"] = "CAUSAL_LM"
+    projectors_beside: tuple[str, ...] = ()
+
+    @property
+    def projectors(self) -> tuple[str, ...]:
+        """Every module that counts as the projector."""
+        return (self.projector, *self.projectors_beside)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

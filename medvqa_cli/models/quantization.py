@@ -85,7 +85,7 @@ def list_kept_modules(layout: ModelLayout) -> list[str]:
     Vision tower and projector are named as well, where a layout has them inside the language model's module.
     """
     outside = rf"(?!{re.escape(layout.language_model)}(\.|$)).*"
-    return [re.escape(layout.vision_tower), re.escape(layout.projector), "lm_head", outside]
+    return [*map(re.escape, (layout.vision_tower, *layout.projectors)), "lm_head", outside]
 
 
 def find_quantization(model: Any) -> Quantization:

@@ -146,7 +146,7 @@ def read_shape(model: Any, layout: ModelLayout, targets: Sequence[str] = ()) -> 
     adapted = {model.get_submodule(name) for name in targets}
     try:
         vision, language = find_part(model, layout.vision_tower), find_part(model, layout.language_model)
-        projector = find_part(model, layout.projector)
+        projectors = [find_part(model, path) for path in layout.projectors]
     except AttributeError as error:
         raise ModelError(f"The model has not the parts its family names: {error}.",
                          "Name its family with --family (see `medvqa models list`).") from error
@@ -157,7 +157,7 @@ def read_shape(model: Any, layout: ModelLayout, targets: Sequence[str] = ()) -> 
         quantizable=sum(weights), largest_linear=max(weights, default=0),
         vision=tuple(replace(stack, is_vision=True) for stack in _read_stacks(vision, adapted, layout.task_type)),
         language=tuple(_read_stacks(language, adapted, layout.task_type)),
-        projector_width=sum(sum(linear) for _, _, linear in _linears(projector)),
+        projector_width=sum(sum(linear) for projector in projectors for _, _, linear in _linears(projector)),
         vocabulary=head.out_features, patch_values=_count_patch_values(vision),
         holds_vision_states=hasattr(model.config, "vision_feature_layer"))
 

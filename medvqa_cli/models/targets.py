@@ -206,10 +206,10 @@ def list_linear(model: Any) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 
 
-def list_parts(layout: ModelLayout) -> dict[str, str]:
-    """Return part -> module path."""
-    return {"vision_tower": layout.vision_tower, "projector": layout.projector,
-            "language_model": layout.language_model}
+def list_parts(layout: ModelLayout) -> dict[str, tuple[str, ...]]:
+    """Return part -> module paths."""
+    return {"vision_tower": (layout.vision_tower,), "projector": layout.projectors,
+            "language_model": (layout.language_model,)}
 
 
 def find_owner(name: str, layout: ModelLayout) -> str:
@@ -217,7 +217,8 @@ def find_owner(name: str, layout: ModelLayout) -> str:
 
     Parts may lie inside each other (Qwen-VL's projector in its tower): the innermost one counts.
     """
-    around = [(len(path), part) for part, path in list_parts(layout).items() if f"{name}.".startswith(f"{path}.")]
+    around = [(len(path), part) for part, paths in list_parts(layout).items() for path in paths
+              if f"{name}.".startswith(f"{path}.")]
     return max(around)[1] if around else "other"
 
 

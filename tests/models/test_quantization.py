@@ -114,7 +114,7 @@ def test_no_family_has_its_tower_or_projector_quantised(name, tmp_path):
     layout = family.layout
     assert shrunk
     assert all(path.startswith(layout.language_model + ".") and not path.endswith("lm_head") for path in shrunk)
-    assert not any(path.startswith((layout.vision_tower, layout.projector)) for path in shrunk)
+    assert not any(path.startswith((layout.vision_tower, *layout.projectors)) for path in shrunk)
 
 
 def choose(wanted="auto", config=None, device=CUDA, parameters=7_000_000_000, tuning="lora"):

@@ -33,8 +33,8 @@ class Phi4Multimodal(ChatFamily):
     frequencies, packed or plain. Where a cached conversation would pass from one choice to the other, an error says so.
 
     Differs: the adapter for images is merged into the weights, also for questions without an image. The adapter for
-    sound is not read. Of the projector's two layers only the first counts as the projector: a layout names one module,
-    and the module that holds both holds the vision tower too.
+    sound is not read. The two vectors that stand between tiles belong to no part: they are parameters of the module
+    that holds the vision tower too.
     """
 
     card = ModelCard(
@@ -54,7 +54,8 @@ class Phi4Multimodal(ChatFamily):
     )
     layout = ModelLayout(
         vision_tower="model.embed_tokens_extend.image_embed.img_processor",
-        projector="model.embed_tokens_extend.image_embed.img_projection_up",
+        projector="model.embed_tokens_extend.image_embed.img_projection_down",
+        projectors_beside=("model.embed_tokens_extend.image_embed.img_projection_up",),
         language_model="model.layers",
         lora_targets=("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
     )

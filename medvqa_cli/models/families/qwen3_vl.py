@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from medvqa_cli.models.protocol import ModelCard
@@ -9,7 +10,11 @@ from medvqa_cli.models.qwen import QwenFamily, name_qwen_tokens, shape_qwen_text
 
 
 class Qwen3VL(QwenFamily):
-    """Qwen3-VL checkpoints without mixture of experts."""
+    """Qwen3-VL checkpoints without mixture of experts.
+
+    Its projector is every merger: the one behind the vision tower, and those of the depths that enter the language
+    model's first layers (DeepStack, arXiv:2406.04334).
+    """
 
     card = ModelCard(
         title="Qwen3-VL",
@@ -25,6 +30,7 @@ class Qwen3VL(QwenFamily):
         },
         id_patterns=(r"qwen3-vl-(?!\d+b-a)",),
     )
+    layout = replace(QwenFamily.layout, projectors_beside=("model.visual.deepstack_merger_list",))
     model_class = "Qwen3VLForConditionalGeneration"
     processor_class = "Qwen3VLProcessor"
 
