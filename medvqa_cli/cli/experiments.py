@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,14 +168,13 @@ def _show_result(call: Call, result: ExperimentResult) -> None:
 
 def print_summary(terminal: Terminal, summary: Mapping[str, Any]) -> None:
     """Print mean and spread of every combination, the paired comparisons, and what is not done."""
-    from medvqa_cli.reporting.blocks import Table
-    from medvqa_cli.reporting.experiments import build_experiment
+    from medvqa_cli.reporting.experiments import list_tables
 
-    section = build_experiment(summary)
-    for block in section.blocks:
-        if isinstance(block, Table):
-            terminal.print_table(block.columns, block.rows, f"{section.title}: {block.title}")
-            terminal.print(f"{block.note}\n")
+    tables = list_tables(summary)
+    for table, following in itertools.zip_longest(tables, tables[1:]):
+        terminal.print_table(table.columns, table.rows, f"{summary['experiment']}: {table.title}")
+        is_last = following is None or following.note != table.note
+        terminal.print(f"{table.note}\n" if is_last else "")
     missing: dict[str, list[str]] = {}
     for run in summary["runs"]:
         if run["state"] != "done":

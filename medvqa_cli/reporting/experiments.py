@@ -1,8 +1,10 @@
-"""An experiment's summary as tables: for the terminal, for Markdown and for LaTeX alike."""
+"""An experiment's summary as tables, the same for the terminal, for Markdown and for LaTeX."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.reporting.blocks import Section, Table
@@ -10,43 +12,63 @@ from medvqa_cli.reporting.formatting import MISSING, format_count, format_probab
 from medvqa_cli.reporting.protocol import name_metric
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 CONFIDENCE = ("ece", "bias_floor", "brier", "auroc")
 """Measures that are shown; `summary.csv` has all of them."""
-COMPARED = ("Compared", "Where", "Metric", "Difference", "p (Holm)", "Questions", "Images", "Seeds", "SD over seeds")
+COMPARED = ("Compared", "Where", "Difference", "p (Holm)", "Questions", "Images", "Seeds")
 RULES = {"paired": "Paired", "interval": "Intervals", "p": "p", "holm": "Holm"}
 ANSWERS = {"closed_accuracy": "Closed accuracy", "open_exact_match": "Open exact match",
            "open_token_f1": "Open token F1"}
 
 
 def build_experiment(summary: Mapping[str, Any]) -> Section:
-    """Return an experiment's tables: mean and spread of answers and of confidence, and paired comparisons.
+    """Return the section that `list_tables` makes up."""
+    return Section("experiment", "Experiment", "", list_tables(summary))
+
+
+def list_tables(summary: Mapping[str, Any]) -> list[Table]:
+    """Return an experiment's tables: mean and spread of answers and of confidence, and comparisons by metric.
 
     Args:
         summary: What `medvqa experiments` writes to `summary.json`.
     """
-    return Section("experiment", str(summary["experiment"]), "", [*_list_tables(summary)])
+    return [*_list_spreads(summary), *_list_comparisons(summary)]
 
 
-def _list_tables(summary: Mapping[str, Any]) -> Iterator[Table]:
+def _list_spreads(summary: Mapping[str, Any]) -> Iterator[Table]:
     rows, metrics, protocol = summary["combinations"], summary["metrics"], summary["protocol"]
-    keys = list(rows[0]["values"])
+    names = list(_name_keys(rows[0]["values"]).values())
     answers = [name for name in metrics if "@" not in name]
     if answers or not metrics:
-        yield Table("Answers", [*keys, "Runs", *map(_name, answers)],
+        yield Table("Answers", [*names, "Runs", *map(_name, answers)],
                     [[*_list_values(row), format_count(len(row["runs"])), *(_spread(row, name) for name in answers)]
-                     for row in rows], f"Mean ± {protocol['spread']}.", keys)
+                     for row in rows], f"Mean ± {protocol['spread']}.", names)
     sources = list(dict.fromkeys(name.partition("@")[2] for name in metrics if "@" in name))
     if sources:
-        yield Table("Confidence", [*keys, "Source", *map(name_metric, CONFIDENCE)],
+        yield Table("Confidence", [*names, "Source", *map(name_metric, CONFIDENCE)],
                     [[*_list_values(row), source, *(_spread(row, f"{name}@{source}") for name in CONFIDENCE)]
                      for row in rows for source in sources if f"ece@{source}" in row["metrics"]],
-                    f"Mean ± {protocol['spread']}. Confidence: {protocol['confidence']}.", [*keys, "Source"])
-    if summary["comparisons"]:
-        rules = " ".join(f"{label}: {protocol[key]}." for key, label in RULES.items())
-        yield Table("Paired differences, second minus first", COMPARED, [*map(_list_cells, summary["comparisons"])],
-                    f"In brackets: {100 * protocol['level']:g} % intervals. {rules}", COMPARED[:3])
+                    f"Mean ± {protocol['spread']}. Confidence: {protocol['confidence']}.", [*names, "Source"])
+
+
+def _list_comparisons(summary: Mapping[str, Any]) -> Iterator[Table]:
+    rows, protocol = summary["comparisons"], summary["protocol"]
+    rules = " ".join(f"{label}: {protocol[key]}." for key, label in RULES.items())
+    note = (f"In brackets: {100 * protocol['level']:g} % intervals; behind the seeds: the standard deviation of the "
+            f"difference over them. {rules}")
+    names = _name_keys(summary["combinations"][0]["values"])
+    compared = {row["metric"] for row in rows}
+    for metric in (name for name in summary["metrics"] if name in compared):
+        yield Table(f"{_name(metric)}: paired differences, second minus first", COMPARED,
+                    [_list_cells(row, names) for row in rows if row["metric"] == metric], note, COMPARED[:2])
+
+
+def _name_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Return what settings are called in a table: "model.name" is "model", "train.learning_rate" "learning rate"."""
+    short = {key: key.removesuffix(".name").partition(".")[2] or key.removesuffix(".name") for key in keys}
+    again = Counter(short.values())
+    return {key: re.sub(r"[._]", " ", name) if again[name] == 1 else key for key, name in short.items()}
 
 
 def _list_values(row: Mapping[str, Any]) -> list[str]:
@@ -66,13 +88,13 @@ def _spread(row: Mapping[str, Any], name: str) -> str:
     return f"{measured['mean']:.3f}{spread}" + (f" (n={measured['n']})" if measured["n"] < len(row["runs"]) else "")
 
 
-def _list_cells(row: Mapping[str, Any]) -> Sequence[str]:
+def _list_cells(row: Mapping[str, Any], names: Mapping[str, str]) -> Sequence[str]:
     """Return a comparison's cells; the last says how far the difference moves with the seed."""
-    where = ", ".join(f"{key}={_say(value)}" for key, value in row["fixed"].items())
-    return (f"{row['key']}: {_say(row['first'])} -> {_say(row['second'])}", where or MISSING, _name(row["metric"]),
+    moved = "" if row["by_seed"]["sd"] is None else f" ({row['by_seed']['sd']:.3f})"
+    where = ", ".join(f"{names[key]}: {_say(value)}" for key, value in row["fixed"].items())
+    return (f"{names[row['key']]}: {_say(row['first'])} -> {_say(row['second'])}", where or MISSING,
             format_value(row["difference"], row["low"], row["high"], signed=True), format_probability(row["p_holm"]),
-            format_count(row["questions"]), format_count(row["images"]), format_count(row["seeds"]),
-            format_value(row["by_seed"]["sd"]))
+            format_count(row["questions"]), format_count(row["images"]), f"{row['seeds']}{moved}")
 
 
 def _name(metric: str) -> str:

@@ -105,10 +105,10 @@ def test_the_tables(capsys):
     print_summary(Terminal(), make_summary())
     out, err = capsys.readouterr()
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert lines[:4] == ["study: Answers", "model.name Runs Closed accuracy", "a 2 0.250 ± 0.071", "b 2 0.900 (n=1)"]
-    (row,) = [line for line in lines if line.startswith("model.name: a -> b")]
-    assert "Closed accuracy +0.700 [" in row
-    assert row.endswith("20 20 1 -")
+    assert lines[:4] == ["study: Answers", "model Runs Closed accuracy", "a 2 0.250 ± 0.071", "b 2 0.900 (n=1)"]
+    (row,) = [line for line in lines if line.startswith("model: a -> b")]
+    assert "a -> b - +0.700 [" in row
+    assert row.endswith(" 20 20 1")
     assert "1 of 4 runs not done: train: b_1" in err
     assert "Holm: p adjusted by Holm's method" in out
 

@@ -11,7 +11,8 @@ def measure(mean, sd, n):
 
 
 SUMMARY = {
-    "experiment": "study", "metrics": ["closed_accuracy", "ece@sampling", "auroc@sampling", "ece@logits"],
+    "experiment": "study",
+    "metrics": ["closed_accuracy", "ece@sampling", "auroc@sampling", "ece@logits", "brier@logits"],
     "combinations": [
         {"values": {"model.name": "a_1", "train.lora.r": 8}, "runs": ["x", "y"], "metrics": {
             "closed_accuracy": measure(0.5, 0.1, 2), "ece@sampling": measure(0.2, None, 1),
@@ -28,15 +29,17 @@ SUMMARY = {
 
 def test_answers_confidence_and_comparisons_are_a_table_each():
     answers, confidence, compared = build_experiment(SUMMARY).blocks
-    assert answers.columns == ["model.name", "train.lora.r", "Runs", "Closed accuracy"]
+    assert answers.columns == ["model", "lora r", "Runs", "Closed accuracy"]
     assert answers.rows == [["a_1", "8", "2", "0.500 ± 0.100"], ["b", "null", "2", "-"]]
-    assert confidence.columns == ["model.name", "train.lora.r", "Source", "Calibration error (ECE)",
+    assert confidence.columns == ["model", "lora r", "Source", "Calibration error (ECE)",
                                   "ECE of a perfect model", "Brier score", "AUROC"]
     assert confidence.rows == [["a_1", "8", "sampling", "0.200 (n=1)", "-", "-", "0.700 (n=1)"],
                                ["a_1", "8", "logits", "0.250 ± 0.050", "-", "-", "-"]]
-    assert list(compared.rows[0]) == ["model.name: a_1 -> b", "train.lora.r=8", "Brier score (logits)", "-0.062",
-                                      "<0.0001", "1,061", "96", "2", "0.015"]
-    assert compared.note == ("In brackets: 95 % intervals. Paired: pairs. Intervals: images. p: flips. Holm: family.")
+    assert list(compared.rows[0]) == ["model: a_1 -> b", "lora r: 8", "-0.062", "<0.0001", "1,061", "96",
+                                      "2 (0.015)"]
+    assert compared.title == "Brier score (logits): paired differences, second minus first"
+    assert compared.note == ("In brackets: 95 % intervals; behind the seeds: the standard deviation of the difference "
+                             "over them. Paired: pairs. Intervals: images. p: flips. Holm: family.")
 
 
 def test_nothing_done_is_a_table_of_runs():
@@ -46,9 +49,16 @@ def test_nothing_done_is_a_table_of_runs():
     assert (table.columns, table.rows) == (["Runs"], [["1"]])
 
 
+def test_settings_that_end_alike_keep_their_whole_key():
+    values = {"train.probe.r": 1, "mask.probe.r": 2, "seed": 3, "train": {"r": 1}}
+    summary = {**SUMMARY, "metrics": [], "comparisons": [],
+               "combinations": [{"values": values, "runs": ["x"], "metrics": {}}]}
+    assert build_experiment(summary).blocks[0].columns[:-1] == ["train.probe.r", "mask.probe.r", "seed", "train"]
+
+
 def test_they_can_be_written_for_a_paper():
     section = build_experiment(SUMMARY)
     assert "| a\\_1 | 8 | sampling | 0.200 (n=1) | - | - | 0.700 (n=1) |" in render_markdown("study", [section], "")
     latex = render_latex("study", [section], "")
     assert r"a\_1 & 8 & 2 & 0.500 ± 0.100 \\" in latex
-    assert r"model.name: a\_1 -\textgreater{} b & train.lora.r=8" in latex
+    assert r"model: a\_1 -\textgreater{} b & lora r: 8" in latex

@@ -23,8 +23,7 @@ PROTOCOL = {
     "spread": "standard deviation (n - 1) over seeds; n counts the runs that are done",
     "paired": "by question: questions that every run of both sides has answered; a question's score is its mean over "
               "the seeds that both sides have",
-    "interval": "percentile bootstrap over images: what other test images would change, not what other seeds would; "
-                "that is by_seed, the difference for each seed apart",
+    "interval": "percentile bootstrap over images: what other test images would change, not what other seeds would",
     "p": "two-sided randomization test that flips the sign of whole images",
     "holm": "p adjusted by Holm's method over all comparisons of answers listed here; those of confidence (Brier "
             "score) are a family of their own",
