@@ -30,7 +30,7 @@ def train(home, name, kill_after=0, **settings):
     for process in team:
         if kill_after:
             process.kill()
-        process.join(240)
+        process.join(400)  # DeepSpeed compiles an operator at first
     messages = (home / "messages").read_text(encoding="utf-8")
     assert [process.exitcode for process in team] == ([-9, -9] if kill_after else [0, 0]), messages
     return messages
@@ -39,7 +39,7 @@ def train(home, name, kill_after=0, **settings):
 def resume(home, name):
     team = start_team(home, "train", "sft", "--resume", name, "--runs-dir", "runs", "--prepared-dir", "prepared")
     for process in team:
-        process.join(240)
+        process.join(400)  # DeepSpeed compiles an operator at first
     messages = (home / "messages").read_text(encoding="utf-8")
     assert [process.exitcode for process in team] == [0, 0], messages
     return messages
@@ -66,5 +66,8 @@ def test_an_engine_trains_as_plain_processes_do_and_resumes(tmp_path, engine, tu
     for name, weight in second.items():
         assert (weight - first[name]).abs().max() < 1e-5, name
         assert weight.equal(third[name]), name
+    asked = [[(row["step"], row["metrics"]) for row in read_events(run) if row["event"] == "probe"] for run in runs]
+    assert asked[0]
+    assert asked[1:] == [asked[0] if engine.get("deepspeed") == "deepspeed/zero2.json" else []] * 2
     kept = json.loads((runs[1] / f"{next(iter(engine))}.json").read_text(encoding="utf-8"))
     assert kept == json.loads(Path(next(iter(chosen.values()))).read_text(encoding="utf-8"))

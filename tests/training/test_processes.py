@@ -200,17 +200,54 @@ def test_a_failure_gets_the_code_of_who_said_why():
     assert killed.message == "Process 1 was ended by signal 9; it could not say why."
 
 
+VARIETY = '''
+from medvqa_cli.training.attempts import RewardCard
+
+
+class Variety:
+    card = RewardCard("Letters of a completion, each counted once.")
+
+    def rate(self, attempts):
+        return [float(len(set(attempt.text))) for attempt in attempts]
+
+
+PLUGIN = Variety()
+'''
+
+
+def start_grpo(home, name):
+    return start_team(home, "train", "grpo", "--config", str(home / "grpo.json"), "--name", name)
+
+
 @pytest.mark.slow
-def test_two_processes_train_by_grpo(home):
-    """Groups are drawn in both, rewards are gathered; both end with one adapter, and can be resumed together."""
-    config = json.loads(write_config(home, max_steps=4, log_steps=1, save_fraction=0.5, tuning="lora").read_text())
-    config["grpo"] = {"rewards": ["length"], "num_generations": 4, "batch_size": 6, "max_completion_length": 4,
-                      "learning_rate": 1e-3}
+def test_two_processes_train_by_grpo_and_go_on_after_a_kill(home):
+    """Groups are drawn in both, rewards are gathered; killed and resumed they end with the very same adapter."""
+    config = json.loads(write_config(home, max_steps=8, log_steps=1, save_fraction=0.25, tuning="lora").read_text())
+    config["grpo"] = {"rewards": ["variety"], "num_generations": 4, "batch_size": 6, "max_completion_length": 4,
+                      "learning_rate": 1e-2}
+    (home / "variety.py").write_text(VARIETY)
+    config["plugins"] = [str(home / "variety.py")]
     (home / "grpo.json").write_text(json.dumps(config))
-    team = start_team(home, "train", "grpo", "--config", str(home / "grpo.json"), "--name", "grpo-two")
-    messages, quiet = finish_team(team, home)
+    messages, quiet = finish_team(start_grpo(home, "grpo-two"), home)
     assert quiet == ""
     assert f"Trained: {home}/runs/grpo-two/adapter" in messages
-    rows = [row for row in read_events(home / "runs" / "grpo-two") if row["event"] == "rewards"]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert json.loads((home / "runs" / "grpo-two" / "manifest.json").read_text())["processes"] == 2
+    whole, killed = home / "runs" / "grpo-two", home / "runs" / "grpo-killed"
+    assert json.loads((whole / "manifest.json").read_text())["processes"] == 2
+    team = start_grpo(home, "grpo-killed")
+    while team[0].is_alive() and not any(row.get("step", 0) >= 5 for row in read_events(killed)):
+        time.sleep(0.005)
+    for process in team:
+        process.kill()
+        process.join(60)
+    assert not (killed / "adapter").exists()
+    messages, quiet = finish_team(start_team(home, "train", "grpo", "--resume", "grpo-killed", "--runs-dir", "runs",
+                                             "--prepared-dir", "prepared"), home)
+    assert "Resuming from checkpoint-" in messages
+    assert quiet == ""
+    rewards = [[{key: row[key] for key in row if not key.startswith("step_time")} for row in read_events(run)
+                if row["event"] == "rewards"] for run in (whole, killed)]
+    assert [row["step"] for row in rewards[0]] == list(range(1, 9))
+    assert all(row["reward_std"] > 0 and row["grad_norm"] > 0 for row in rewards[0])
+    assert rewards[0] == rewards[1]
+    assert list_losses(whole) == list_losses(killed)
+    assert read_weights(whole) == read_weights(killed)
