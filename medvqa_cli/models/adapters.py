@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.errors import ModelError, SettingsError
-from medvqa_cli.models.targets import find_owner, find_targets, list_parts, parse_targets, write_pattern
+from medvqa_cli.models.targets import find_owner, find_targets, list_parts, makes_adapters, parse_targets, write_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def check_tuning(train: TrainSettings, *, lora: bool) -> None:
                                 "Use --tuning lora, with --lora-targets none to train these layers alone.")
         return
     wanted = parse_targets(train.lora.targets)
-    if train.lora.targets and not any(wanted):
+    if not makes_adapters(train.lora):
         if not train.tune_projector and not train.unfreeze_last_layers:
             raise SettingsError("train.lora.targets is 'none', so nothing would be trained.",
                                 "Add --tune-projector or --unfreeze-last-layers N, or use --tuning full.")
@@ -66,7 +66,7 @@ def prepare_training(model: Any, layout: ModelLayout, train: TrainSettings, *, l
             frozen = train.freeze_vision_tower and find_owner(name, layout) == "vision_tower"
             parameter.requires_grad_(not frozen)
         return model
-    if not train.lora.targets or any(parse_targets(train.lora.targets)):
+    if makes_adapters(train.lora):
         return attach_lora(model, layout, train)
     model.requires_grad_(False)
     for path in find_full_parts(model, layout, train):

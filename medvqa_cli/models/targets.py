@@ -98,6 +98,11 @@ def parse_targets(targets: Sequence[str]) -> Wanted:
     return Wanted(presets=tuple(presets.values()), names=tuple(item for item in targets if item not in presets))
 
 
+def makes_adapters(lora: LoRASettings) -> bool:
+    """Return whether the targets are adapters: all are but `none`, with which parts are trained in place."""
+    return not lora.targets or any(parse_targets(lora.targets))
+
+
 def _check_pattern(pattern: str) -> str:
     try:
         re.compile(pattern)

@@ -125,12 +125,16 @@ def _settle(choice: ModelChoice, model: ModelSettings) -> ModelSettings:
 
 def find_tuning(choice: ModelChoice, settings: Settings) -> Tuning:
     """Return what training will change: adapters, or weights of the model itself."""
-    from medvqa_cli.models.targets import parse_targets
+    from medvqa_cli.models.targets import makes_adapters
 
-    targets, tuning = settings.train.lora.targets, settings.train.tuning
-    adapts = bool(choice.adapter) or not targets or any(parse_targets(targets))
-    lora = bool(choice.adapter) or tuning == "lora" or (tuning == "auto" and not settings.model.scratch)
-    return "lora" if lora and adapts else "full"
+    adapts = bool(choice.adapter) or (freezes_base(settings) and makes_adapters(settings.train.lora))
+    return "lora" if adapts else "full"
+
+
+def freezes_base(settings: Settings) -> bool:
+    """Return whether training leaves a model's own weights alone but for parts that are named; else it trains all."""
+    tuning = settings.train.tuning
+    return tuning == "lora" or (tuning == "auto" and not settings.model.scratch)
 
 
 def check_base(choice: ModelChoice, progress: Progress) -> None:

@@ -20,6 +20,7 @@ from medvqa_cli.workflows.models import (
     build_scratch,
     choose_model,
     describe_model,
+    freezes_base,
     load_choice,
     recall_choice,
 )
@@ -205,11 +206,7 @@ def _check_tuning(settings: Settings) -> None:
     """Refuse contradictory settings before anything is loaded."""
     from medvqa_cli.models.adapters import check_tuning
 
-    check_tuning(settings.train, lora=_trains_adapters(settings))
-
-
-def _trains_adapters(settings: Settings) -> bool:
-    return settings.train.tuning == "lora" or (settings.train.tuning == "auto" and not settings.model.scratch)
+    check_tuning(settings.train, lora=freezes_base(settings))
 
 
 def _adapt(loaded: LoadedModel, settings: Settings) -> Any:
@@ -223,7 +220,7 @@ def _adapt(loaded: LoadedModel, settings: Settings) -> Any:
     if loaded.adapter:
         check_continuation(loaded.model, layout, settings.train)
         return loaded.model
-    return prepare_training(loaded.model, layout, settings.train, lora=_trains_adapters(settings))
+    return prepare_training(loaded.model, layout, settings.train, lora=freezes_base(settings))
 
 
 def _name_run(settings: Settings) -> str:

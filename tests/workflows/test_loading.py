@@ -10,7 +10,7 @@ import pytest
 
 from medvqa_cli import plugins
 from medvqa_cli.errors import ModelError, RunError, SettingsError
-from medvqa_cli.models.adapters import attach_lora
+from medvqa_cli.models.adapters import attach_lora, prepare_training
 from medvqa_cli.models.quantization import find_quantization
 from medvqa_cli.progress import SILENT
 from medvqa_cli.settings.schema import make_settings
@@ -21,6 +21,7 @@ from medvqa_cli.workflows.models import (
     choose_model,
     describe_model,
     find_tuning,
+    freezes_base,
     load_choice,
     recall_choice,
 )
@@ -104,10 +105,16 @@ def test_full_training_of_quantised_weights_is_refused_before_loading(tiny_direc
     ({"tuning": "full"}, False, "", "full"), ({"tuning": "full"}, False, "a", "lora"),
     ({"lora": {"targets": ["none"]}, "tune_projector": True}, False, "", "full"),
     ({"lora": {"targets": ["q_proj"]}}, False, "", "lora"),
+    ({"lora": {"targets": ["none"]}, "tune_projector": True}, False, "a", "lora"),
+    ({"lora": {"targets": ["q_proj"]}, "tuning": "full"}, False, "", "full"),
 ])
-def test_what_training_will_change(train, scratch, adapter_path, expected):
+def test_what_training_will_change(train, scratch, adapter_path, expected, tiny_directory):  # noqa: F811
     settings = make_settings({"train": train, "model": {"scratch": scratch}})
     assert find_tuning(ModelChoice("x", None, adapter_path), settings) == expected
+    if not adapter_path:
+        loaded = load_choice(ModelChoice(str(tiny_directory), None), make_settings({"model": CPU}), SILENT)
+        model = prepare_training(loaded.model, loaded.family.layout, settings.train, lora=freezes_base(settings))
+        assert hasattr(model, "peft_config") == (expected == "lora"), "and so it is done"
 
 
 def test_an_adapter_of_another_base_model(adapter):
