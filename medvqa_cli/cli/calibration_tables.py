@@ -63,6 +63,8 @@ def print_trust(terminal: Terminal, summary: Mapping[str, Any]) -> None:
 def _print_change(terminal: Terminal, change: Mapping[str, Any]) -> None:
     calibrator = change["calibrator"]
     title = f"{calibrator['curve']['method']} calibrator, learnt from {calibrator['curve']['n']} answers"
+    if change.get("questions"):
+        title += f" to {change['questions']}"
     if calibrator["groups"]:
         title += f"; by {calibrator['group_by']}: {', '.join(calibrator['groups'])}"
     terminal.print()
@@ -72,6 +74,9 @@ def _print_change(terminal: Terminal, change: Mapping[str, Any]) -> None:
     terminal.print_table(["measure", "before", "after"], [
         [name_metric(name), show_measure(change["before"], name), show_measure(change["after"], name)]
         for name in CHANGED], title)
+    if change.get("not_recalibrated"):
+        terminal.print(f"Of {change['n']} answers: {change['not_recalibrated']} to other questions are left out, the "
+                       "calibrator says nothing about them.")
     if change["folds"]:
         terminal.print("After: each image by a calibrator learnt from the other images.")
 

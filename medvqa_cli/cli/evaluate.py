@@ -190,7 +190,7 @@ def _suggest_calibrator(call: Call, run: Run, metrics: Mapping[str, Any]) -> str
     """Return the command that uses what was learnt."""
     from medvqa_cli.workflows.scopes import make_scope
 
-    scope = make_scope(call.settings, metrics["protocol"]["split"])
+    scope = make_scope(call.settings, metrics["protocol"]["split"], run=run)
     file = run.path / scope.calibrator
     options = f" --method {scope.method}" if scope.method != "sampling" else ""
     options += f" --questions {scope.questions}" if scope.questions != "yes_no" else ""

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
     from medvqa_cli.records import Prediction
 
-__all__ = ["GROUPS", "MISSING", "SAMPLED", "SOURCES", "Detail", "NoConfidenceError", "Source", "count_votes",
+__all__ = ["GROUPS", "MISSING", "SAMPLED", "SOURCES", "STORED", "Detail", "NoConfidenceError", "Source", "count_votes",
            "list_details", "read_confidence", "read_law", "to_rows"]
 
 Source = Literal["sampling", "entropy", "logits", "likelihood", "verbalized", "p_true"]
 SOURCES: tuple[Source, ...] = get_args(Source)
 SAMPLED: tuple[Source, ...] = ("sampling", "entropy")
 """Sources that need many answers to a question."""
+STORED: tuple[Source, ...] = ("logits", "likelihood", "verbalized")
+"""Sources that one answer of `medvqa infer` may hold."""
 GROUPS = ("question_type", "modality", "organ")
 MISSING: dict[Source, str] = {
     "sampling": DRAW,

@@ -11,6 +11,7 @@ import numpy as np
 from medvqa_cli.errors import DataError
 from medvqa_cli.evaluation.calibration import choose_clip, list_measures
 from medvqa_cli.evaluation.details import GROUPS, Detail, Source
+from medvqa_cli.evaluation.questions import KINDS
 from medvqa_cli.scoring.calibration import bin_confidences
 from medvqa_cli.scoring.intervals import number_clusters
 from medvqa_cli.scoring.recalibration import Calibrator, fit_calibrator
@@ -37,7 +38,8 @@ def learn_calibrator(details: Sequence[Detail], method: Method, *, source: Sourc
     if group_by and group_by not in GROUPS:
         raise DataError(f"Calibrators cannot go by '{group_by}'.", f"Choose one of {', '.join(GROUPS)}.")
     valid = [detail for detail in details if detail.is_valid]
-    return fit_calibrator(method, [d.confidence for d in valid], [d.is_correct for d in valid],
+    kinds = [kind for kind in KINDS["all"] if any(d.kind == kind for d in valid)]
+    return fit_calibrator(method, [d.confidence for d in valid], [d.is_correct for d in valid], kinds=kinds,
                           groups=[str(getattr(d, group_by)) for d in valid] if group_by else None, group_by=group_by,
                           clip=choose_clip(num_samples), num_bins=num_bins, source=source, provenance=provenance)
 
@@ -45,16 +47,28 @@ def learn_calibrator(details: Sequence[Detail], method: Method, *, source: Sourc
 def recalibrate(details: Sequence[Detail], calibrator: Calibrator, source: Source) -> list[Detail]:
     """Return the details with their confidence recalibrated; an answer that is not valid keeps its own.
 
+    Those to questions of other kinds than the calibrator was learnt from have no `calibrated` confidence.
+
     Raises:
-        DataError: If the calibrator was learnt from confidences of another kind.
+        DataError: If the calibrator was learnt from confidences by another method.
+    """
+    check_source(calibrator, source)
+    groups = [str(getattr(d, calibrator.group_by)) for d in details] if calibrator.group_by else None
+    found = calibrator.apply([d.confidence for d in details], groups)
+    return [replace(d, calibrated=float(value) if d.is_valid else d.confidence) if d.kind in calibrator.kinds
+            else replace(d, calibrated=None) for d, value in zip(details, found, strict=True)]
+
+
+def check_source(calibrator: Calibrator, source: Source) -> None:
+    """Refuse confidences by another method than a calibrator was learnt from.
+
+    Raises:
+        DataError: If they are.
     """
     if calibrator.source != source:
         raise DataError(f"The calibrator was learnt from confidences by '{calibrator.source}', these are by "
-                        f"'{source}'.", f"Fit one with `medvqa eval calibration --method {source} --fit-calibrator`.")
-    groups = [str(getattr(d, calibrator.group_by)) for d in details] if calibrator.group_by else None
-    found = calibrator.apply([d.confidence for d in details], groups)
-    return [replace(d, calibrated=float(value) if d.is_valid else d.confidence)
-            for d, value in zip(details, found, strict=True)]
+                        f"'{source}'.", f"Fit one with `medvqa eval calibration --method {source} --fit-calibrator "
+                        f"isotonic`, or take --method {calibrator.source}.")
 
 
 def recalibrate_by_folds(details: Sequence[Detail], method: Method, *, seed: int = 0,
@@ -84,8 +98,10 @@ def compare_calibration(details: Sequence[Detail], settings: EvaluationSettings,
                         num_samples: int | None, seed: int = 0) -> dict[str, Any]:
     """Return {"before", "after"}: measures with intervals over the same draws of images, and bins.
 
+    Both are of the answers that were recalibrated, "n" of them; empty if none was.
+
     Args:
-        details: Recalibrated.
+        details: Recalibrated, or not where the calibrator says nothing about such questions.
         settings: Of the intervals.
         num_bins: Bins.
         num_samples: Answers drawn for each; None where the confidence is no share of samples.
@@ -93,9 +109,12 @@ def compare_calibration(details: Sequence[Detail], settings: EvaluationSettings,
     """
     options: dict[str, Any] = {"num_bins": num_bins, "level": settings.confidence_level,
                                "resamples": settings.resamples, "seed": seed}
-    return {name: _measure(details, sure, choose_clip(num_samples), options) for name, sure in (
-        ("before", [d.confidence for d in details]),
-        ("after", [d.confidence if d.calibrated is None else d.calibrated for d in details]))}
+    known = [(d, d.calibrated) for d in details if d.calibrated is not None]
+    if not known:
+        return {}
+    kept = [d for d, _ in known]
+    return {"n": len(kept)} | {name: _measure(kept, sure, choose_clip(num_samples), options) for name, sure in (
+        ("before", [d.confidence for d in kept]), ("after", [after for _, after in known]))}
 
 
 def _measure(details: Sequence[Detail], sure: list[float], clip: float, options: dict[str, Any]) -> dict[str, Any]:

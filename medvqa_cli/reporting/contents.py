@@ -14,6 +14,7 @@ from medvqa_cli.reporting.data import build_data, list_findings
 from medvqa_cli.reporting.estimates import find_metric
 from medvqa_cli.reporting.formatting import format_count
 from medvqa_cli.reporting.gallery import Entry
+from medvqa_cli.reporting.protocol import name_control
 from medvqa_cli.reporting.provenance import build_provenance
 from medvqa_cli.reporting.training import build_training
 
@@ -73,11 +74,11 @@ def build_sections(contents: Contents, gallery: Gallery | None, beside: Sequence
 def choose_calibration(metrics: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Return name and block of the calibration that is shown in full: of sampled answers on the test split, if there.
 
-    Else the first there is; an empty block if there is none.
+    Else the first there is of answers to the images themselves, not to a control; an empty block if there is none.
     """
     names = ["calibration", *sorted(key for key in metrics if key.startswith("calibration-"))]
-    name = next((name for name in names if metrics.get(name)), "calibration")
-    return name, metrics.get(name, {})
+    name = next((name for name in names if metrics.get(name) and not name_control(metrics[name].get("protocol"))), "")
+    return (name, metrics[name]) if name else ("calibration", {})
 
 
 def list_warnings(contents: Contents) -> list[str]:

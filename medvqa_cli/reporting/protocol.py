@@ -24,10 +24,12 @@ def refuse_numbers(what: str, gaps: Sequence[str]) -> str:
 
 
 def describe_shortly(protocol: Mapping[str, Any], rule: str = "") -> str:
-    """Return one sentence: data set and split, decoding, profile of the texts, rule."""
+    """Return one sentence: data set and split, control, decoding, profile of the texts, rule."""
     profiles = protocol.get("profiles")
     unstated = "decoding not stated" if profiles else ""
+    control = name_control(protocol)
     parts = [f"Measured on {protocol.get('dataset', 'unknown data')}, {protocol.get('split', 'unknown')} split",
+             f"control: {control}" if control else "",
              describe_decoding(protocol.get("inference", {})) or unstated,
              f"text profile {next(iter(profiles))}" if profiles else "", protocol.get("rules", {}).get(rule, "")]
     return "; ".join(part for part in parts if part) + "."
@@ -168,8 +170,19 @@ def _describe_prompt(prompt: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def name_control(protocol: Mapping[str, Any] | None) -> str:
+    """Return the control that numbers were measured in, such as "blank"; empty for the images themselves."""
+    inference = (protocol or {}).get("inference") or {}
+    shown, places = _find_shown(inference), inference.get("option_rotation")
+    return ", ".join([*([] if shown == "off" else [shown]), *([f"options moved by {places}"] if places else [])])
+
+
+def _find_shown(inference: Mapping[str, Any]) -> str:
+    return "blank" if inference.get("blank_images") else str(inference.get("control", "off"))
+
+
 def _describe_pictures(inference: Mapping[str, Any]) -> str:
-    shown = "blank" if inference.get("blank_images") else inference.get("control", "off")
+    shown = _find_shown(inference)
     if shown in PICTURES:
         return PICTURES[shown]
     mask = inference.get("mask", {})

@@ -9,7 +9,7 @@ from medvqa_cli.reporting.charts import About
 from medvqa_cli.reporting.confidence import draw_change
 from medvqa_cli.reporting.estimates import CONFIDENCE_TERMS, read_bins, read_protocol
 from medvqa_cli.reporting.formatting import MISSING, format_count, format_entry, format_share, format_value
-from medvqa_cli.reporting.protocol import describe_interval, describe_shortly, name_metric
+from medvqa_cli.reporting.protocol import describe_interval, describe_shortly, name_control, name_metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,13 +39,18 @@ def name_questions(block: Mapping[str, Any]) -> str:
 
 def tabulate_sources(blocks: Mapping[str, Mapping[str, Any]], *, folded: bool = False) -> Table:
     """Return every measured source of confidence beside the others, each with its split; all state their protocol."""
-    rows = [[name_source(block), f"{name_questions(block)}, {block['protocol']['split']} split",
+    rows = [[name_source(block), f"{name_questions(block)}, {block['protocol']['split']} split{_note_control(block)}",
              format_count(block.get("num_questions")), *(show_measure(block, name) for name in COMPARED)]
             for block in blocks.values()]
     first = next(iter(blocks.values()))["protocol"]
     return Table("Confidence from each source", ["Confidence by", "On", "Questions", *map(name_metric, COMPARED)], rows,
                  "Where number or split differ the questions do: such rows are not to be compared. In brackets: "
                  f"{describe_interval(first)}.", textual=("On",), folded=folded)
+
+
+def _note_control(block: Mapping[str, Any]) -> str:
+    control = name_control(block.get("protocol"))
+    return f", control: {control}" if control else ""
 
 
 def tabulate_methods(block: Mapping[str, Any]) -> list[Block]:
@@ -92,6 +97,9 @@ def build_recalibration(block: Mapping[str, Any]) -> list[Block]:
         return [Note(f"{_describe_calibrator(change)} There are too few right or wrong answers to say what it does on "
                      "other images.", "warning")]
     note = f"{_describe_calibrator(change)} {describe_shortly(protocol)}"
+    if change.get("not_recalibrated"):
+        note += (f" {format_count(change['not_recalibrated'])} answers to other questions are left out here: the "
+                 "calibrator says nothing about them.")
     figure = draw_change(About("recalibration", "Before and after recalibration", f"One mark a bin. {note}"),
                          {name: read_bins(change[name]) for name in ("before", "after")})
     rows = [[name_metric(name), show_measure(change["before"], name), show_measure(change["after"], name)]
@@ -104,6 +112,8 @@ def _describe_calibrator(change: Mapping[str, Any]) -> str:
     calibrator = change["calibrator"]
     curve, origin = calibrator["curve"], calibrator.get("provenance") or {}
     text = f"Calibrator: {curve['method']}, learnt from {format_count(curve['n'])} answers"
+    if change.get("questions"):
+        text += f" to {change['questions']}"
     if origin.get("split"):
         text += f" of {origin.get('dataset')}, {origin['split']} split"
     if calibrator.get("groups"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.errors import SettingsError
-from medvqa_cli.evaluation.details import SOURCES, NoConfidenceError, Source, read_confidence
+from medvqa_cli.evaluation.details import SOURCES, STORED, NoConfidenceError, Source, read_confidence
 from medvqa_cli.evaluation.questions import is_asked_for
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import write_json
@@ -19,19 +19,17 @@ from medvqa_cli.workflows.evaluate import merge_metrics, read_predictions
 from medvqa_cli.workflows.infer import check_control
 from medvqa_cli.workflows.presentation import apply_control
 from medvqa_cli.workflows.recalibrating import NOTHING, Recalibration, check_recalibration
-from medvqa_cli.workflows.scopes import Scope, make_scope
+from medvqa_cli.workflows.scopes import Scope, choose_questions, make_scope, tag_answers, tag_questions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from medvqa_cli.evaluation.details import Detail
+    from medvqa_cli.evaluation.questions import Questions
     from medvqa_cli.settings.schema import Settings
 
     # A metrics block, and the rows it is made from.
     Measured = tuple[dict[str, Any], list[Detail]]
-
-STORED: tuple[Source, ...] = ("logits", "likelihood", "verbalized")
-"""Methods whose confidences the answers of `medvqa infer` may hold."""
 
 
 def evaluate_calibration(settings: Settings, *, run: str | None = None, split: str | None = None,
@@ -42,7 +40,8 @@ def evaluate_calibration(settings: Settings, *, run: str | None = None, split: s
     Writes the method's rows (`samples.jsonl`, `logits.jsonl`..., resumable) and `calibration/` in the run, which is
     found as `infer_split` finds it. Where answers of `medvqa infer` hold the confidence that `calibration.method` is
     about, they are measured and the model is not asked. Names of files hold split, questions and method where these are
-    not test, yes/no and sampling.
+    not test, yes/no and sampling, and what the model is shown where that is not the image as in training: numbers of a
+    control (`infer.control`, `infer.blank_images`) lie beside the main ones, never in their place.
 
     Args:
         settings: All settings; `calibration` says how.
@@ -65,17 +64,17 @@ def evaluate_calibration(settings: Settings, *, run: str | None = None, split: s
     check_recalibration(settings, split, wanted, progress)
     if settings.calibration.method == "all":
         return compare_methods(settings, split, run=run, overwrite=overwrite, wanted=wanted, progress=progress)
-    scope = make_scope(settings, split)
-    target = None if overwrite else find_stored(settings, scope, run, progress)
+    target = None if overwrite else find_stored(settings, split, run, progress)
     if target is None:
-        inquiry = open_inquiry(settings, scope, run, progress)
-        target = inquiry.run
+        inquiry = open_inquiry(settings, split, run, progress)
+        target, scope = inquiry.run, make_scope(settings, split, run=inquiry.run)
         if obstacle := find_obstacle(inquiry.engine, scope.questions, scope.method):
             raise SettingsError(f"calibration.method '{scope.method}' cannot be had: {obstacle}.",
                                 "Take another --method (sampling and verbalized work with every engine), or another "
                                 "--engine.")
         elicit(inquiry, scope.method, overwrite=overwrite, progress=progress)
-    return target, measure_scope(target, settings, scope, wanted=wanted, progress=progress)[0]
+    return target, measure_scope(target, settings, make_scope(settings, split, run=target), wanted=wanted,
+                                 progress=progress)[0]
 
 
 def compare_methods(settings: Settings, split: str, *, run: str | None = None, overwrite: bool = False,
@@ -86,9 +85,9 @@ def compare_methods(settings: Settings, split: str, *, run: str | None = None, o
         DataError: If the split holds no such question.
         MedVQAError: On bad settings, data or model.
     """
-    scopes = {method: make_scope(settings, split, method) for method in SOURCES}
+    inquiry = open_inquiry(settings, split, run, progress)
+    scopes = {method: make_scope(settings, split, method, inquiry.run) for method in SOURCES}
     first = scopes["sampling"]
-    inquiry = open_inquiry(settings, first, run, progress)
     obstacles = {method: find_obstacle(inquiry.engine, first.questions, method) for method in SOURCES}
     left_out = {method: reason for method, reason in obstacles.items() if reason}
     measured: dict[Source, Measured] = {}
@@ -116,7 +115,7 @@ def _write_comparison(run: Run, settings: Settings, scope: Scope, measured: dict
     protocols = {method: block["protocol"] for method, block in blocks.items()}
     summary = {"method": "all", **compared, "left_out": left_out,
                "valid_response_rate": {method: block["valid_response_rate"] for method, block in blocks.items()},
-               "folders": {method: make_scope(settings, scope.split, method).folder for method in blocks},
+               "folders": {method: make_scope(settings, scope.split, method, run).folder for method in blocks},
                "protocol": _join_protocols(list(protocols.values())) | {
                    "confidence": {method: protocol["rules"]["confidence"] for method, protocol in protocols.items()}}}
     write_json(run.path / f"calibration{scope.tag}-all" / "metrics.json", summary)
@@ -137,33 +136,35 @@ def _find_common(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
 
 
-def open_inquiry(settings: Settings, scope: Scope, run: str | None, progress: Progress) -> Inquiry:
-    """Return the questions of a scope and the model to ask; a fault in the data is found before a model is loaded.
+def open_inquiry(settings: Settings, split: str, run: str | None, progress: Progress) -> Inquiry:
+    """Return the questions of a split and the model to ask; a fault in the data is found before a model is loaded.
 
     Raises:
         DataError: If the split holds no such question.
         MedVQAError: On bad settings, data or model.
     """
-    settings = _admit(settings, scope)
-    presented = apply_control(load_presented(settings, scope.split, progress), settings)
-    samples = select_questions(presented.samples, scope.questions, scope.split)
+    questions = choose_questions(settings)
+    settings = _admit(settings, questions)
+    presented = apply_control(load_presented(settings, split, progress), settings)
+    samples = select_questions(presented.samples, questions, split)
     target, engine = open_engine(settings, run, progress)
     check_control(engine, settings)
-    return Inquiry(target, engine, settings, scope.split, scope.questions, samples, scope.tag, presented)
+    tag = f"{tag_answers(settings, split, target)}{tag_questions(questions)}"
+    return Inquiry(target, engine, settings, split, questions, samples, tag, presented)
 
 
-def _admit(settings: Settings, scope: Scope) -> Settings:
+def _admit(settings: Settings, questions: Questions) -> Settings:
     """Return settings that let these questions through and no others: a run may have been trained on others.
 
     Yes/no questions are chosen among what the settings let through.
     """
     kept = settings.data.question_type
-    wanted = scope.questions if scope.questions != "yes_no" else "closed" if kept == "open" else kept
+    wanted = questions if questions != "yes_no" else "closed" if kept == "open" else kept
     return settings.model_copy(update={"data": settings.data.model_copy(update={"question_type": wanted})})
 
 
-def find_stored(settings: Settings, scope: Scope, run: str | None, progress: Progress) -> Run | None:
-    """Return the run whose stored answers say how sure they are by a scope's method; None if the model is to be asked.
+def find_stored(settings: Settings, split: str, run: str | None, progress: Progress) -> Run | None:
+    """Return the run whose stored answers tell confidence by the method set; None if the model is to be asked.
 
     Those are used that `medvqa infer` has written, as long as the method has no rows of its own. Of words, half of the
     answers must state a confidence: a number may stand in a reply by chance.
@@ -171,10 +172,12 @@ def find_stored(settings: Settings, scope: Scope, run: str | None, progress: Pro
     Raises:
         RunError: If the run is unknown, or the answers are damaged.
     """
-    if scope.method not in STORED or settings.infer.engine == "openai" or (run is None and settings.model.name):
+    is_stored = settings.calibration.method in STORED and settings.infer.engine != "openai"
+    if not is_stored or (run is None and settings.model.name):
         return None
     target = open_run(settings.paths.runs, run) if run else latest_run(settings.paths.runs)
-    name = find_rows(target, settings, scope)
+    scope = make_scope(settings, split, run=target)
+    name = find_rows(target, scope)
     if name == name_rows(scope.method, scope.tag) or not (target.path / f"{name}.jsonl").exists():
         return None
     rows = [row for row in read_predictions(target.path / f"{name}.jsonl")
@@ -195,6 +198,6 @@ def sample_split(settings: Settings, split: str, *, run: str | None = None, over
         DataError: If the split holds no such question.
         MedVQAError: On bad settings, data or model.
     """
-    inquiry = open_inquiry(settings, make_scope(settings, split, "sampling"), run, progress)
+    inquiry = open_inquiry(settings, split, run, progress)
     elicit(inquiry, "sampling", overwrite=overwrite, progress=progress)
     return inquiry.run

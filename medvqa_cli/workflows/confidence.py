@@ -11,7 +11,7 @@ from medvqa_cli.workflows.closed_questions import open_auto_router
 from medvqa_cli.workflows.elicitation.inquiry import name_rows
 from medvqa_cli.workflows.evaluate import merge_metrics, read_predictions
 from medvqa_cli.workflows.recalibrating import NOTHING, Recalibration, add_rules, recalibrate_details
-from medvqa_cli.workflows.scopes import Scope, make_scope, tag_split
+from medvqa_cli.workflows.scopes import Scope, make_scope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,14 +33,15 @@ def measure_confidence(run: Run, settings: Settings, *, split: str | None = None
     """Measure calibration from a run's rows, write `calibration/` and return the metrics.
 
     The rows are `samples.jsonl`, or those of another `calibration.method`: its own file, else `predictions.jsonl`.
-    Those of another split than test, or of other than yes/no questions, have these in their name, as has the folder.
+    Those of another split than test, of other than yes/no questions, or of a control (blank images and the like) have
+    these in their name, as has the folder.
     With `wanted.fit` the calibrator is written to `calibrator.json`, or `calibrator-METHOD.json`.
 
     Raises:
         RunError: If there are no rows, or one is damaged or doubled.
         DataError: If no row has a confidence, or a calibrator cannot be learnt or applied.
     """
-    scope = make_scope(settings, split or settings.data.test_split)
+    scope = make_scope(settings, split or settings.data.test_split, run=run)
     return measure_scope(run, settings, scope, wanted=wanted, progress=progress)[0]
 
 
@@ -51,7 +52,7 @@ def measure_scope(run: Run, settings: Settings, scope: Scope, *, wanted: Recalib
     from medvqa_cli.evaluation.details import SAMPLED, list_details
     from medvqa_cli.evaluation.questions import is_asked_for
 
-    predictions, meta = _read_rows(run, find_rows(run, settings, scope), scope.split)
+    predictions, meta = _read_rows(run, find_rows(run, scope), scope.split)
     reading, clusters = _choose_reading(run, settings, scope, predictions)
     details = list_details(predictions, scope.method, questions=scope.questions, reading=reading)
     is_sampled = scope.method in SAMPLED
@@ -73,12 +74,11 @@ def measure_scope(run: Run, settings: Settings, scope: Scope, *, wanted: Recalib
     return summary, details
 
 
-def find_rows(run: Run, settings: Settings, scope: Scope) -> str:
+def find_rows(run: Run, scope: Scope) -> str:
     """Return the name of the file that holds a scope's rows: the method's own, else the answers of `medvqa infer`."""
     own = name_rows(scope.method, scope.tag)
-    stored = f"predictions{tag_split(settings, scope.split)}"
     is_own = scope.method in {"sampling", "entropy", "p_true"} or (run.path / f"{own}.jsonl").exists()
-    return own if is_own else stored
+    return own if is_own else scope.stored
 
 
 def _choose_reading(run: Run, settings: Settings, scope: Scope,

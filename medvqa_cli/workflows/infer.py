@@ -36,6 +36,7 @@ from medvqa_cli.workflows.row_files import (
     prepare_rows,
     report_failures,
 )
+from medvqa_cli.workflows.scopes import tag_answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,7 +64,7 @@ def infer_split(settings: Settings, *, run: str | None = None, split: str | None
     load_samples(settings, split, progress=progress)  # a fault in the data is found before a large model is loaded
     open_doubt(settings)  # and so is one in the calibrator
     target, engine = open_engine(settings, run, progress)
-    tag = tag or _default_tag(settings, split, target)
+    tag = tag or tag_answers(settings, split, target)[1:]
     answer_split(settings, target, engine, split=split, tag=tag, overwrite=overwrite, progress=progress)
     return target
 
@@ -127,8 +128,10 @@ def infer_image(settings: Settings, image: Path, questions: Sequence[str], *, ru
     check_control(engine, settings)
     if settings.infer.closed_candidates != "off":
         progress.warn("infer.closed_candidates does nothing here: a data set says which of its questions are closed.")
-    answers = answer_samples(engine, samples, settings, SILENT)
-    return sorted(answers, key=lambda answer: int(answer.sample.question_id))
+    answers = sorted(answer_samples(engine, samples, settings, SILENT), key=lambda row: int(row.sample.question_id))
+    if doubt := open_doubt(settings, progress):
+        doubt.warn(*doubt.count_silent(answers), len(answers), progress)
+    return answers
 
 
 def read_answers(settings: Settings, run: Run, *, split: str | None = None, tag: str = "") -> list[list[Prediction]]:
@@ -137,7 +140,7 @@ def read_answers(settings: Settings, run: Run, *, split: str | None = None, tag:
     Raises:
         RunError: If there are none, or a row is damaged.
     """
-    tag = tag or _default_tag(settings, split or settings.data.test_split, run)
+    tag = tag or tag_answers(settings, split or settings.data.test_split, run)[1:]
     answers = read_predictions(run.path / f"predictions{f'-{tag}' if tag else ''}.jsonl")
     found = {identify(answer.sample): answer for answer in answers}
     return [[found[identify(sample)] for sample in group] for group in
@@ -156,17 +159,24 @@ def answer_samples(engine: Engine, samples: Sequence[VQASample], settings: Setti
         AnswerError: If a question cannot be answered and nobody collects failures.
         ModelError: If no question can be answered.
     """
-    malformed, doubt = 0, open_doubt(settings, progress)
+    malformed = others = untold = 0
+    doubt = open_doubt(settings, progress)
     progress.start("Answering", len(samples), "question")
     call = partial(answer_portion, engine, settings, router=router)
     for portion, answers in ask(engine, samples, call, failures, portions=portions):
         for prediction in answers:
             malformed += not read_reply(prediction.text or prediction.answer, prediction.sample,
                                         settings.prompt).is_well_formed
-            yield doubt.judge(prediction) if doubt else prediction
+            judged = doubt.judge(prediction) if doubt else prediction
+            if doubt:
+                of_others, of_these = doubt.count_silent([judged])
+                others, untold = others + of_others, untold + of_these
+            yield judged
         progress.advance(len(portion))
     progress.finish()
     warn_malformed(malformed, len(samples), progress)
+    if doubt:
+        doubt.warn(others, untold, len(samples), progress)
 
 
 def answer_portion(engine: Engine, settings: Settings, portion: Sequence[VQASample], *,
@@ -196,27 +206,6 @@ def warn_malformed(number: int, total: int, progress: Progress) -> None:
 
 def _describe_mask(mask: MaskSettings) -> dict[str, Any]:
     return {key: value for key, value in to_tree(mask).items() if key in MASK_KEYS}
-
-
-def _default_tag(settings: Settings, split: str, target: Run) -> str:
-    """Return the tag of answers that are not the run's main ones.
-
-    That is, those of a control, to another split, with other facts or another part of the image than trained with.
-    """
-    parts = name_control(settings)
-    if split != settings.data.test_split:
-        parts.append(split)
-    own = target.read_json("settings.json")
-    for section, mode in (("mask", settings.mask.mode), ("knowledge", settings.knowledge.mode)):
-        if mode != own.get(section, {}).get("mode", mode):
-            parts.append(f"{section}-{mode}")
-    return "-".join(parts)
-
-
-def name_control(settings: Settings) -> list[str]:
-    """Return the parts of a tag that say in which control answers were made."""
-    control, places = settings.infer.shown, settings.infer.option_rotation
-    return ([control] if control != "off" else []) + ([f"options-{places}"] if places else [])
 
 
 def check_control(engine: Engine, settings: Settings) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.errors import DataError, SettingsError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.workflows.data import open_data
+from medvqa_cli.workflows.scopes import choose_questions, make_scope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,15 +55,16 @@ def read_wanted(fit: str | None, calibrator: str | None) -> Recalibration:
 
 
 def check_recalibration(settings: Settings, split: str, wanted: Recalibration, progress: Progress = SILENT) -> None:
-    """Refuse to learn a calibrator from what it will be judged on; warn where images are shared.
+    """Refuse what cannot be learnt or applied before a model is asked; warn where images are shared.
 
     Raises:
-        SettingsError: If the split is the test split, or one calibrator is to be applied to all methods.
-        DataError: If the data set has no such split.
+        SettingsError: If a calibrator is to be learnt from the test split that it will be judged on, or one is to be
+            applied to all methods.
+        DataError: If the data set has no such split, or the calibrator was learnt by another method or from other
+            questions, or cannot be read.
     """
-    if wanted.calibrator is not None and settings.calibration.method == "all":
-        raise SettingsError("--calibrator and --method all exclude each other: a calibrator is for confidences of one "
-                            "kind.", "Name the method that it was learnt for.")
+    if wanted.calibrator is not None:
+        _check_calibrator(settings, wanted.calibrator, progress)
     if wanted.fit is None:
         return
     if split == settings.data.test_split:
@@ -78,6 +80,33 @@ def check_recalibration(settings: Settings, split: str, wanted: Recalibration, p
     if shared:
         progress.warn(f"{shared} images of split '{split}' are in the test split too: the calibrator has seen part of "
                       "what it will be judged on.")
+
+
+def _check_calibrator(settings: Settings, path: Path, progress: Progress) -> None:
+    from medvqa_cli.evaluation.questions import KINDS, name_kinds
+    from medvqa_cli.evaluation.recalibration import check_source
+    from medvqa_cli.scoring.recalibration import read_calibrator
+
+    method, questions = settings.calibration.method, choose_questions(settings)
+    if method == "all":
+        raise SettingsError("--calibrator and --method all exclude each other: a calibrator is for confidences of one "
+                            "kind.", "Name the method that it was learnt for.")
+    calibrator = read_calibrator(path.expanduser())
+    check_source(calibrator, method)
+    if not set(calibrator.kinds) & set(KINDS[questions]):
+        raise DataError(f"The calibrator '{path}' was learnt from {name_kinds(calibrator.kinds)}: it says nothing "
+                        f"about {name_kinds(KINDS[questions])}.",
+                        f"Fit one on these: --questions {questions} --fit-calibrator isotonic.")
+    warn_of_control(calibrator, settings, progress)
+
+
+def warn_of_control(calibrator: Calibrator, settings: Settings, progress: Progress) -> None:
+    """Warn where a calibrator was learnt from answers to other pictures than the model is shown now."""
+    taught, shown = calibrator.provenance.get("control", "off"), settings.infer.shown
+    if taught != shown:
+        before, now = ("the images" if control == "off" else f"the control {control}" for control in (taught, shown))
+        progress.warn(f"The calibrator was learnt from answers to {before}, these are to {now}: the one says little "
+                      "about the other.")
 
 
 def count_shared_images(settings: Settings, split: str) -> int:
@@ -96,6 +125,7 @@ def count_shared_images(settings: Settings, split: str) -> int:
 def recalibrate_details(run: Run, settings: Settings, scope: Scope, details: list[Detail], summary: dict[str, Any],
                         *, wanted: Recalibration, progress: Progress = SILENT) -> list[Detail]:
     """Add before and after to the summary; return the details, recalibrated where a calibrator is applied."""
+    from medvqa_cli.evaluation.questions import name_kinds
     from medvqa_cli.evaluation.recalibration import compare_calibration, describe_calibrator, recalibrate
     from medvqa_cli.scoring.recalibration import read_calibrator
 
@@ -106,25 +136,31 @@ def recalibrate_details(run: Run, settings: Settings, scope: Scope, details: lis
     elif wanted.calibrator is not None:
         calibrator = read_calibrator(wanted.calibrator.expanduser())
         details = folds = recalibrate(details, calibrator, scope.method)
-        found = {"role": "applied", "folds": False}
-        _warn_of_others(calibrator, scope, progress)
+        found = {"role": "applied", "folds": False, "not_recalibrated": _count_others(calibrator, details, progress)}
     else:
         return details
+    found["questions"] = name_kinds(calibrator.kinds)
     compared = compare_calibration(folds, settings.evaluation, seed=settings.seed, **options) if folds else {}
     summary["recalibration"] = found | {"calibrator": describe_calibrator(calibrator)} | compared
     return details
 
 
-def _warn_of_others(calibrator: Calibrator, scope: Scope, progress: Progress) -> None:
-    taught = calibrator.provenance.get("asked_for", scope.questions)
-    if taught != scope.questions:
-        progress.warn(f"The calibrator was learnt from {name_questions(taught)}, these are "
-                      f"{name_questions(scope.questions)}: what is sure of the one may not be of the other.")
+def _count_others(calibrator: Calibrator, details: Sequence[Detail], progress: Progress) -> int:
+    """Return how many answers are to questions that the calibrator says nothing about, and say so.
 
+    Raises:
+        DataError: If all are.
+    """
+    from medvqa_cli.evaluation.questions import name_kinds
 
-def name_questions(questions: str) -> str:
-    """Return what the questions asked for are called."""
-    return "questions of all kinds" if questions == "all" else f"{questions.replace('yes_no', 'yes/no')} questions"
+    others, taught = sum(d.kind not in calibrator.kinds for d in details), name_kinds(calibrator.kinds)
+    if others == len(details):
+        raise DataError(f"None of {others} answers is to a question of the kind that the calibrator was learnt from: "
+                        f"{taught}.", "Fit one on such questions with --fit-calibrator.")
+    if others:
+        progress.warn(f"{others} of {len(details)} answers are not recalibrated: the calibrator was learnt from "
+                      f"{taught} and says nothing about others. Before and after are of the rest.")
+    return others
 
 
 def _learn(run: Run, settings: Settings, scope: Scope, details: list[Detail], summary: dict[str, Any], *,
@@ -137,7 +173,7 @@ def _learn(run: Run, settings: Settings, scope: Scope, details: list[Detail], su
     options = options | {"source": scope.method, "group_by": "" if by == "none" else by}
     calibrator = learn_calibrator(details, method, **options, provenance={
         "run": run.name, "dataset": protocol["dataset"], "split": protocol["split"], "questions": len(details),
-        "asked_for": scope.questions, "images": protocol["images"],
+        "asked_for": scope.questions, "control": settings.infer.shown, "images": protocol["images"],
         "shared_images": count_shared_images(settings, protocol["split"]),
         "model": protocol["inference"].get("model")})
     write_calibrator(run.path / scope.calibrator, calibrator)
@@ -152,7 +188,7 @@ def add_rules(run: Run, settings: Settings, scope: Scope, details: Sequence[Deta
         summary["abstention"] = choose_rules(details, settings.calibration.risk, seed=settings.seed)
         return
     validation = settings.data.validation_split
-    name = f"{scope.on(validation, settings).folder}/metrics.json"
+    name = f"{make_scope(settings, validation, scope.method, run).folder}/metrics.json"
     if validation != scope.split and (run.path / name).exists():
         known = run.read_json(name)
         if known.get("abstention"):

@@ -33,12 +33,15 @@ def read_contents(run: Run) -> Contents:
     from medvqa_cli.reporting.contents import Contents, choose_calibration
 
     metrics, predictions = read_object(run, "metrics.json"), _read_predictions(run)
-    details = f"{choose_calibration(metrics)[0]}/{DETAILS}"
+    calibration, block = choose_calibration(metrics)
+    details = f"{calibration}/{DETAILS}"
+    is_of_control = not block and metrics.get(calibration)  # older versions put it where the main one belongs
+    rows = [] if is_of_control else _read_rows(run, details, DETAIL_KEYS)
     return Contents(
         name=run.name, settings=read_object(run, "settings.json"), manifest=read_object(run, "manifest.json"),
         events=_read_rows(run, "events.jsonl"), metrics=metrics, analysis=read_object(run, "analysis.json"),
         predictions=predictions, scores=_read_rows(run, "scores.jsonl", ("question_id", "values")),
-        details=_read_rows(run, details, DETAIL_KEYS), confusion=count_confusion(predictions.get("main", ())),
+        details=rows, confusion=count_confusion(predictions.get("main", ())),
         routes=_tally_routes(metrics, predictions.get("main", ())),
         absent={name: f"written by: {maker}" for name, maker in MAKERS.items()
                 if not (run.path / (details if name.endswith(DETAILS) else name)).exists()})

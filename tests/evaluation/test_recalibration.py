@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from medvqa_cli.errors import DataError
 from medvqa_cli.evaluation.abstention import check_rules, choose_rules
 from medvqa_cli.evaluation.calibration import summarize_confidence
 from medvqa_cli.evaluation.details import list_details, read_confidence
+from medvqa_cli.evaluation.questions import classify_answered, name_kinds
 from medvqa_cli.evaluation.recalibration import (
     compare_calibration,
     learn_calibrator,
@@ -142,6 +144,44 @@ def test_an_invalid_answer_teaches_nothing_and_keeps_its_confidence():
     assert calibrator.curve.n == 30
     found = recalibrate(details, calibrator, "sampling")
     assert (found[0].calibrated, found[-1].calibrated) == (pytest.approx(2 / 3), 0.5)
+
+
+def test_answers_to_other_kinds_of_questions_are_not_recalibrated():
+    details = draw(60)
+    calibrator = learn_calibrator(details, "platt", source="sampling", num_samples=20)
+    assert calibrator.kinds == ("yes_no",)
+    mixed = [replace(d, kind="open" if n % 3 == 0 else "choice" if n % 3 == 1 else "yes_no", calibrated=0.123)
+             for n, d in enumerate(details)]
+    found = recalibrate(mixed, calibrator, "sampling")
+    assert {d.kind for d in found if d.calibrated is None} == {"open", "choice"}
+    assert {d.kind for d in found if d.calibrated is not None} == {"yes_no"}
+    compared = compare_calibration(found, SETTINGS, num_bins=10, num_samples=20)
+    alone = compare_calibration([d for d in found if d.kind == "yes_no"], SETTINGS, num_bins=10, num_samples=20)
+    assert compared == alone
+    assert compared["n"] == 20
+    assert compare_calibration([d for d in found if d.kind == "open"], SETTINGS, num_bins=10, num_samples=20) == {}
+    assert learn_calibrator(mixed, "platt", source="sampling", num_samples=20).kinds == ("yes_no", "choice", "open")
+
+
+@pytest.mark.parametrize(("kinds", "name"), [
+    (["yes_no"], "yes/no questions"), (["yes_no", "choice"], "closed questions"), (["open"], "open questions"),
+    (["choice"], "other closed questions"), (["yes_no", "open"], "yes/no and open questions"),
+    (["open", "choice", "yes_no"], "questions of all kinds")])
+def test_kinds_have_names(kinds, name):
+    assert name_kinds(kinds) == name
+
+
+@pytest.mark.parametrize(("facts", "kind"), [
+    ({"answer": "yes"}, "yes_no"), ({"answer": "no lesion", "answer_type": "open"}, "open"),
+    ({"candidates": {"Yes": 0.5, "no": 0.5}, "answer": "yes", "answer_type": "closed"}, "yes_no"),
+    ({"candidates": {"left": 0.5, "right": 0.5}, "answer": "left", "answer_type": "closed"}, "choice"),
+    ({"answer": "left", "answer_type": "closed"}, "choice"), ({"gold": "yes", "answer_type": "open"}, "open"),
+    ({"gold": "yes", "answer_type": "closed", "answer": "maybe"}, "yes_no")])
+def test_kind_of_an_answer_with_and_without_a_gold_one(facts, kind):
+    sample = VQASample(dataset="d", split="test", question_id="1", image_id="1", question="q?",
+                       answer=facts.get("gold", ""), answer_type=facts.get("answer_type", "open"))
+    row = Prediction(sample=sample, answer=facts.get("answer", ""), candidates=facts.get("candidates"))
+    assert classify_answered(row) == kind
 
 
 def test_rules_hold_on_new_questions():

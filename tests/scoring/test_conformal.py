@@ -117,6 +117,13 @@ def test_all_right_is_answered():
     assert (rule.threshold, rule.coverage, rule.risk) == (0.0, 1.0, 0.0)
 
 
+def test_fewest_answers_that_a_guarantee_needs_by_hand():
+    """Without any error: 1 / (n + 1) <= 0.1 from n = 9 on; 0.9^n <= 0.1 / 5 from n = 38 on (0.9^37 = 0.0203)."""
+    for control, least in ((control_error, 9), (control_risk, 38)):
+        assert control([1.0] * least, [True] * least, 0.1).threshold is not None
+        assert control([1.0] * (least - 1), [True] * (least - 1), 0.1).threshold is None
+
+
 def test_wrong_input_is_refused():
     for control in (control_error, control_risk):
         with pytest.raises(ValueError, match="at least one question"):

@@ -37,6 +37,12 @@ def test_mcnemar_of_many_disagreements_is_the_corrected_chi_square():
     assert found.p_value == pytest.approx(chi2.sf((100 - 1) ** 2 / 2300, 1), rel=1e-9)
 
 
+def test_drawn_exchanges_never_give_a_p_value_of_0():
+    """30 images that all say the same: of 199 drawn exchanges none reaches it, and the observed one counts as one."""
+    found = compare_counts(counted([True] * 30), counted([False] * 30), list(range(30)), resamples=199)["accuracy"]
+    assert found.p_value == pytest.approx(1 / 200)
+
+
 def test_no_disagreement_is_no_difference():
     found = find_disagreement([True, False], [True, False])
     assert (found.p_value, found.odds_ratio, found.g) == (1.0, None, None)

@@ -30,7 +30,7 @@ def draw(number=400, temperature=3.0, seed=0):
 
 
 def fit(method, sure, right, **options):
-    return fit_calibrator(method, sure, right, clip=CLIP, **options)
+    return fit_calibrator(method, sure, right, kinds=["yes_no"], clip=CLIP, **options)
 
 
 def test_platt_equals_scikit_learn():
@@ -147,7 +147,7 @@ def test_files_keep_everything(method, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "text"), [
-    ({"format": "other"}, "is no calibrator"), ({"version": 2}, "version '2'"), ({"clip": 0.7}, "clip is 0.7"),
+    ({"format": "other"}, "is no calibrator"), ({"version": 3}, "version '3'"), ({"clip": 0.7}, "clip is 0.7"),
     ({"curve": {"method": "magic", "parameters": {}, "n": 3}}, "method is 'magic'"),
     ({"curve": {"method": "temperature", "parameters": {"temperature": [-1.0]}, "n": 3}}, "parameters of temperature"),
     ({"curve": {"method": "temperature", "parameters": {"temperature": []}, "n": 3}}, "parameters of temperature"),
@@ -158,7 +158,7 @@ def test_files_keep_everything(method, tmp_path):
     ({"curve": {"method": "isotonic", "parameters": {"confidence": [0.1, 0.4], "accuracy": [0.1, 1.2]}, "n": 3}},
      "parameters of isotonic"),
     ({"curve": {"method": "beta", "parameters": {"a": "x", "b": [1], "c": [1]}, "n": 3}}, "damaged"),
-    ({"groups": []}, "damaged")])
+    ({"groups": []}, "damaged"), ({"kinds": []}, "kinds are"), ({"kinds": ["yes_no", "odd"]}, "kinds are")])
 def test_damaged_files_are_refused(change, text, tmp_path):
     path = tmp_path / "c.json"
     write_calibrator(path, fit("platt", *draw(50)))
@@ -166,6 +166,28 @@ def test_damaged_files_are_refused(change, text, tmp_path):
     with pytest.raises(DataError, match=text) as caught:
         read_calibrator(path)
     assert "--fit-calibrator" in caught.value.hint
+
+
+@pytest.mark.parametrize(("source", "provenance", "kinds"), [
+    ("sampling", {}, ("yes_no",)), ("sampling", {"asked_for": "all"}, ("yes_no", "choice", "open")),
+    ("logits", {"asked_for": "closed"}, ("yes_no", "choice")), ("likelihood", {"asked_for": "open"}, ("open",))])
+def test_files_of_an_older_version_tell_what_was_asked_for(source, provenance, kinds, tmp_path):
+    path = write_older(tmp_path / "c.json", source, provenance)
+    assert read_calibrator(path).kinds == kinds
+
+
+def test_an_older_file_that_does_not_tell_its_questions_is_refused(tmp_path):
+    with pytest.raises(DataError, match="older version and does not say from which kind of questions") as caught:
+        read_calibrator(write_older(tmp_path / "c.json", "logits", {}))
+    assert "--fit-calibrator" in caught.value.hint
+
+
+def write_older(path, source, provenance):
+    write_calibrator(path, fit("platt", *draw(50), source=source, provenance=provenance))
+    content = json.loads(path.read_text()) | {"version": 1}
+    del content["kinds"]
+    path.write_text(json.dumps(content))
+    return path
 
 
 def test_missing_or_torn_files(tmp_path):

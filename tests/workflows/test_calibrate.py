@@ -14,6 +14,7 @@ from medvqa_cli.evaluation.questions import is_asked_for
 from medvqa_cli.inference.protocol import Generation, Intake
 from medvqa_cli.progress import SILENT
 from medvqa_cli.records import AnswerSample, VQASample, prediction_from_json, read_jsonl
+from medvqa_cli.reporting.contents import choose_calibration
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.workflows import calibrate
 from medvqa_cli.workflows.calibrate import evaluate_calibration
@@ -241,18 +242,74 @@ def test_open_questions_offer_no_candidates(own_run):
         evaluate_calibration(change(settings, calibration={"method": "logits", "questions": "open"}), run="small")
 
 
-def test_a_calibrator_learnt_from_other_questions_is_warned_of(own_run, listener):
+def test_a_calibrator_is_for_the_kind_of_questions_it_was_learnt_from(own_run, asked, listener):
+    settings, run = own_run
+    wanted = Recalibration(calibrator=store(run, "likelihood"))
+    with pytest.raises(DataError, match="learnt from yes/no questions: it says nothing about open questions"):
+        evaluate_calibration(change(settings, calibration={"method": "likelihood", "questions": "open"}), run="small",
+                             wanted=wanted)
+    with pytest.raises(DataError, match="by 'likelihood', these are by 'sampling'"):
+        evaluate_calibration(settings, run="small", wanted=wanted)
+    assert not asked  # both are found before a model is asked
+    every = change(settings, calibration={"method": "likelihood", "questions": "all"})
+    found = evaluate_calibration(every, run="small", wanted=wanted, progress=listener)[1]["recalibration"]
+    details = read(run.path / "calibration-all-likelihood" / "detailed_results.json")
+    others = sum(row["kind"] != "yes_no" for row in details)
+    assert 0 < others < len(details)
+    assert {row["kind"] for row in details if row["calibrated"] is not None} == {"yes_no"}
+    assert (found["not_recalibrated"], found["n"]) == (others, len(details) - others)
+    expected = (f"{others} of {len(details)} answers are not recalibrated: the calibrator was learnt from yes/no "
+                "questions and says nothing about others. Before and after are of the rest.")
+    assert [text for text in listener.warnings if "not recalibrated" in text] == [expected]
+
+
+def store(run, source, **options):
     from medvqa_cli.scoring.recalibration import fit_calibrator, write_calibrator
 
+    file = run.path / f"stored-{source}.json"
+    write_calibrator(file, fit_calibrator("platt", [0.9, 0.6, 0.8, 0.5], [True, False, True, False], kinds=["yes_no"],
+                                          source=source, **options))
+    return file
+
+
+def test_numbers_of_a_control_lie_beside_the_main_ones(own_run, listener):
     settings, run = own_run
-    file = run.path / "calibrator-likelihood.json"
-    write_calibrator(file, fit_calibrator("platt", [0.9, 0.6, 0.8, 0.5], [True, False, True, False],
-                                          source="likelihood", provenance={"asked_for": "yes_no"}))
-    settings = change(settings, calibration={"method": "likelihood", "questions": "open"})
-    found = evaluate_calibration(settings, run="small", wanted=Recalibration(calibrator=file), progress=listener)[1]
-    assert found["recalibration"]["role"] == "applied"
-    assert ("The calibrator was learnt from yes/no questions, these are open questions: what is sure of the one may "
-            "not be of the other.") in listener.warnings
+    split = settings.data.validation_split
+    evaluate_calibration(settings, run="small")
+    kept = {path: path.read_bytes() for path in [*run.path.glob("samples*"), *run.path.glob("calibration/*")]}
+    main = run.read_json("metrics.json")["calibration"]
+    for infer, name in (({"blank_images": True}, "blank"), ({"control": "shuffled"}, "shuffled")):
+        controlled = change(settings, infer=infer)
+        evaluate_calibration(controlled, run="small", overwrite=True)
+        assert {path.name for path in (run.path / f"calibration-{name}").iterdir()} == FILES
+        assert read(run.path / f"samples-{name}.meta.json")["control"] == name
+        evaluate_calibration(controlled, run="small", wanted=Recalibration(fit="platt"))
+        assert (run.path / f"calibrator-{name}.json").exists()
+        assert (run.path / f"calibration-{name}-{split}" / "metrics.json").exists()
+    assert not (run.path / "calibrator.json").exists()
+    assert {path: path.read_bytes() for path in kept} == kept
+    metrics = run.read_json("metrics.json")
+    assert metrics["calibration"] == main
+    assert metrics["calibration-blank"]["protocol"]["inference"]["control"] == "blank"
+    assert choose_calibration({name: block for name, block in metrics.items() if name != "calibration"})[1] == {}
+    evaluate_calibration(settings, run="small", wanted=Recalibration(calibrator=run.path / "calibrator-blank.json"),
+                         progress=listener)
+    assert ("The calibrator was learnt from answers to the control blank, these are to the images: the one says little "
+            "about the other.") in listener.warnings
+
+
+def test_answers_to_a_control_are_measured_from_their_own_file(own_run, asked):
+    settings, run = own_run
+    blank = change(settings, infer={"control": "blank"}, calibration={"method": "likelihood", "questions": "all"})
+    infer_split(blank, run="small")
+    infer_split(change(blank, infer={"control": "off"}), run="small")
+    asked.clear()
+    evaluate_calibration(blank, run="small")
+    assert not asked
+    sure = {row["question_id"]: row["confidence"] for row in
+            read(run.path / "calibration-blank-all-likelihood" / "detailed_results.json")}
+    for row in rows_of(run, "predictions-blank"):
+        assert sure[row.sample.question_id] == pytest.approx(math.exp(row.logprob / row.num_tokens))
 
 
 @pytest.mark.slow

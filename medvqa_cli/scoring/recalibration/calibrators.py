@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-FORMAT, VERSION = "medvqa-calibrator", 1
+FORMAT, VERSION = "medvqa-calibrator", 2
+ASKED = {"yes_no": ("yes_no",), "closed": ("yes_no", "choice"), "open": ("open",), "all": ("yes_no", "choice", "open")}
+"""Questions asked for -> the kinds among them: yes/no, closed otherwise, open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Calibrator:
     Args:
         curve: For every answer outside `groups`.
         clip: Confidences are held inside [clip, 1 - clip] where a logarithm is taken.
+        kinds: Kinds of the questions that taught it (yes_no, choice, open): it says nothing about answers to others.
         group_by: The sample's field that names its group, such as "modality"; empty: none.
         groups: Group -> its own map.
         source: How the confidences were made, such as "sampling": only such may be recalibrated.
@@ -41,6 +44,7 @@ class Calibrator:
 
     curve: Curve
     clip: float
+    kinds: tuple[str, ...]
     group_by: str = ""
     groups: Mapping[str, Curve] = field(default_factory=dict)
     source: str = ""
@@ -66,7 +70,7 @@ class Calibrator:
         return found
 
 
-def fit_calibrator(method: Method, confidences: Sequence[float], correct: Sequence[bool], *,
+def fit_calibrator(method: Method, confidences: Sequence[float], correct: Sequence[bool], *, kinds: Sequence[str],
                    groups: Sequence[str] | None = None, group_by: str = "", min_group: int = 50, clip: float = 1e-4,
                    num_bins: int = 10, source: str = "", provenance: Mapping[str, Any] | None = None) -> Calibrator:
     """Return a map learnt from these answers.
@@ -75,6 +79,7 @@ def fit_calibrator(method: Method, confidences: Sequence[float], correct: Sequen
         method: See `fit_curve`.
         confidences: In 0-1, one a validation question.
         correct: Whether its answer is right.
+        kinds: Kinds of the questions: yes_no, choice, open.
         groups: Its group: each with at least `min_group` answers gets a map of its own.
         group_by: What names the groups.
         min_group: Fewest answers of a group.
@@ -95,8 +100,8 @@ def fit_calibrator(method: Method, confidences: Sequence[float], correct: Sequen
     names = np.asarray(groups if groups is not None else [""] * len(sure), object)
     curves = {str(name): fit_curve(method, sure[names == name], right[names == name], clip=clip, num_bins=num_bins)
               for name in sorted(set(names) - {""}) if _can_learn(right[names == name], min_group)}
-    return Calibrator(fit_curve(method, sure, right, clip=clip, num_bins=num_bins), clip, group_by, curves, source,
-                      provenance or {})
+    return Calibrator(fit_curve(method, sure, right, clip=clip, num_bins=num_bins), clip, tuple(kinds), group_by,
+                      curves, source, provenance or {})
 
 
 def _name_all(right: Floats) -> str:
@@ -126,12 +131,13 @@ def read_calibrator(path: Path) -> Calibrator:
         raise DataError(f"The calibrator '{path}' cannot be read: {error}.", FIT) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"'{path}' is no calibrator.", FIT)
-    if content.get("version") != VERSION:
+    if content.get("version") not in (1, VERSION):
         raise DataError(f"The calibrator '{path}' has version '{content.get('version')}': this medvqa reads version "
                         f"{VERSION}.", FIT)
     try:
         return Calibrator(curve=_read_curve(content["curve"]), clip=_check_clip(content["clip"]),
-                          group_by=str(content["group_by"]), source=str(content["source"]),
+                          kinds=_read_kinds(content, path), group_by=str(content["group_by"]),
+                          source=str(content["source"]),
                           groups={str(name): _read_curve(part) for name, part in content["groups"].items()},
                           provenance=dict(content["provenance"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -139,6 +145,24 @@ def read_calibrator(path: Path) -> Calibrator:
 
 
 FIT = "Fit one with `medvqa eval calibration --fit-calibrator isotonic`."
+
+
+def _read_kinds(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """Return the kinds of questions; version 1 told what was asked for, and before that sampled yes/no was all.
+
+    Raises:
+        DataError: If a file of version 1 does not tell.
+    """
+    if content["version"] == 1:
+        asked = content["provenance"].get("asked_for", "yes_no" if content["source"] == "sampling" else None)
+        if asked not in ASKED:
+            raise DataError(f"The calibrator '{path}' is of an older version and does not say from which kind of "
+                            "questions it was learnt.", FIT)
+        return ASKED[asked]
+    kinds = tuple(content["kinds"])
+    if not kinds or not set(kinds) <= set(ASKED["all"]):
+        raise ValueError(f"kinds are {content['kinds']!r}")
+    return kinds
 
 
 def _check_clip(clip: Any) -> float:
