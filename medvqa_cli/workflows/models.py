@@ -14,6 +14,7 @@ from medvqa_cli import plugins
 from medvqa_cli.errors import ModelError, RunError, SettingsError
 from medvqa_cli.registry import normalize_name
 from medvqa_cli.settings.options import read_options
+from medvqa_cli.workflows.tuning import find_tuning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from medvqa_cli.data.augmentation import Augmentation
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.models.protocol import LoadedModel, ModelFamily
-    from medvqa_cli.models.quantization import Tuning
     from medvqa_cli.progress import Progress
     from medvqa_cli.records import VQASample
     from medvqa_cli.runs import Run
@@ -121,20 +121,6 @@ def _settle(choice: ModelChoice, model: ModelSettings) -> ModelSettings:
     """Return the settings for what is loaded: a run's base at its commit; trust in it holds for what was made of it."""
     trusted = choice.checkpoint if model.trust_remote_code == choice.origin else model.trust_remote_code
     return model.model_copy(update={"revision": choice.commit or model.revision, "trust_remote_code": trusted})
-
-
-def find_tuning(choice: ModelChoice, settings: Settings) -> Tuning:
-    """Return what training will change: adapters, or weights of the model itself."""
-    from medvqa_cli.models.targets import makes_adapters
-
-    adapts = bool(choice.adapter) or (freezes_base(settings) and makes_adapters(settings.train.lora))
-    return "lora" if adapts else "full"
-
-
-def freezes_base(settings: Settings) -> bool:
-    """Return whether training leaves a model's own weights alone but for parts that are named; else it trains all."""
-    tuning = settings.train.tuning
-    return tuning == "lora" or (tuning == "auto" and not settings.model.scratch)
 
 
 def check_base(choice: ModelChoice, progress: Progress) -> None:

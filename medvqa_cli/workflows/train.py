@@ -20,7 +20,6 @@ from medvqa_cli.workflows.models import (
     build_scratch,
     choose_model,
     describe_model,
-    freezes_base,
     load_choice,
     recall_choice,
 )
@@ -33,6 +32,7 @@ from medvqa_cli.workflows.training_data import (
     fix_mixture,
     load_training_data,
 )
+from medvqa_cli.workflows.tuning import freezes_base
 from medvqa_cli.workflows.vision_cache import check_vision_cache
 from medvqa_cli.workflows.weights import Kind, check_kind, find_weights
 

@@ -20,12 +20,11 @@ from medvqa_cli.workflows.models import (
     check_base,
     choose_model,
     describe_model,
-    find_tuning,
-    freezes_base,
     load_choice,
     recall_choice,
 )
 from medvqa_cli.workflows.train import train_sft
+from medvqa_cli.workflows.tuning import find_tuning, freezes_base
 from tests.models.conftest import tiny_directory  # noqa: F401 - a fixture
 from tests.models.played_hub import COMMITS, PlayedHub, play, read_files  # noqa: F401 - a fixture
 from tests.models.test_loading import Listener
