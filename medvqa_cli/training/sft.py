@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from medvqa_cli.models.adapters import count_parameters
 from medvqa_cli.models.batches import PACK_LENGTH, find_token_losses, sum_answer_loss, to_device
+from medvqa_cli.models.loading_plan import has_bfloat16
 from medvqa_cli.models.packing import IGNORE
 from medvqa_cli.models.placement import count_processes
 from medvqa_cli.models.quantization import find_quantization
@@ -234,7 +235,7 @@ def list_arguments(plan: TrainingPlan, steps: int) -> dict[str, Any]:
         ddp_find_unused_parameters=_may_skip_parameters(plan),
         label_names=["labels"],
         use_cpu=parameter.device.type == "cpu",
-        bf16=parameter.is_cuda and (find_quantization(plan.model) != "none" or _computes_in_bfloat16(plan)),
+        bf16=parameter.is_cuda and (_multiplies_in_bfloat16(plan, parameter.device) or _computes_in_bfloat16(plan)),
         report_to="none",
         log_level_replica="error",
         disable_tqdm=True,
@@ -242,6 +243,11 @@ def list_arguments(plan: TrainingPlan, steps: int) -> dict[str, Any]:
         data_seed=plan.seed,
         **plan.engine,
     )
+
+
+def _multiplies_in_bfloat16(plan: TrainingPlan, device: torch.device) -> bool:
+    """Return whether quantised weights are multiplied in bfloat16: not where a GPU would only emulate it."""
+    return find_quantization(plan.model) != "none" and has_bfloat16(device)
 
 
 def _computes_in_bfloat16(plan: TrainingPlan) -> bool:
