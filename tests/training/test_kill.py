@@ -136,6 +136,8 @@ def checkpoints(tmp_path):
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("optimizer.pt", bytes(60), "optimizer.pt has 60 bytes, 100 were written"),
     ("adapter.safetensors", bytes(101), "adapter.safetensors has 101 bytes, 100 were written"),
+    ("adapter.safetensors", bytes(99) + b"x",
+     "adapter.safetensors holds something else than was written (its checksum differs)"),
     ("rng_state.pth", None, "rng_state.pth is missing"),
     ("files.json", None, "it was not written to the end (files.json is missing or damaged)"),
     ("files.json", b"{", "it was not written to the end (files.json is missing or damaged)"),
@@ -155,6 +157,15 @@ def test_a_damaged_checkpoint_is_put_aside_with_a_message(checkpoints, name, con
     rotate_checkpoints(checkpoints, 2)
     assert [path.name for path in list_checkpoints(checkpoints)] == ["checkpoint-4", "checkpoint-2"]
     assert not (checkpoints / "checkpoint-6.damaged").exists()
+
+
+def test_a_checkpoint_of_a_version_that_knew_no_checksums_is_whole(checkpoints):
+    listing = checkpoints / "checkpoint-6" / "files.json"
+    sizes = {name: size for name, (size, _) in json.loads(listing.read_text()).items()}
+    listing.write_text(json.dumps(sizes))
+    assert find_last_checkpoint(checkpoints, Recorder()).name == "checkpoint-6"
+    (checkpoints / "checkpoint-6" / "scheduler.pt").write_bytes(bytes(99))
+    assert find_last_checkpoint(checkpoints, Recorder()).name == "checkpoint-4"
 
 
 def test_no_checkpoint_is_whole(checkpoints):

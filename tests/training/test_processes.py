@@ -200,7 +200,7 @@ def test_a_failure_gets_the_code_of_who_said_why():
     assert killed.message == "Process 1 was ended by signal 9; it could not say why."
 
 
-VARIETY = '''
+VARIETY = """
 from medvqa_cli.training.attempts import RewardCard
 
 
@@ -212,7 +212,7 @@ class Variety:
 
 
 PLUGIN = Variety()
-'''
+"""
 
 
 def start_grpo(home, name):
