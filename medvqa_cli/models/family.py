@@ -40,7 +40,7 @@ class ChatFamily:
 
     Attributes:
         card: Facts about it.
-        layout: Where its parts lie.
+        layout: Where its parts lie; not given: where most of transformers' models have them.
         capabilities: What it can do.
         model_class: Name of the model's class in transformers.
         processor_class: Name of the processor's class in transformers.
@@ -48,7 +48,12 @@ class ChatFamily:
     """
 
     card: ModelCard
-    layout: ModelLayout
+    layout = ModelLayout(
+        vision_tower="model.vision_tower",
+        projector="model.multi_modal_projector",
+        language_model="model.language_model",
+        lora_targets=LLAMA_TARGETS,
+    )
     capabilities = Capabilities(packs=True)
     model_class: str
     processor_class: str

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.models.family import LLAMA_TARGETS, ChatFamily
-from medvqa_cli.models.protocol import Capabilities, ModelCard, ModelLayout
+from medvqa_cli.models.family import ChatFamily
+from medvqa_cli.models.protocol import Capabilities, ModelCard
 from medvqa_cli.models.tiny import shape_text, shape_vision, train_tokenizer, write_template
 
 if TYPE_CHECKING:
@@ -35,12 +35,6 @@ class Gemma3(ChatFamily):
         },
         id_patterns=(r"medgemma", r"gemma-3-(4|12|27)b"),
         aliases=("medgemma",),
-    )
-    layout = ModelLayout(
-        vision_tower="model.vision_tower",
-        projector="model.multi_modal_projector",
-        language_model="model.language_model",
-        lora_targets=LLAMA_TARGETS,
     )
     capabilities = Capabilities(packs=True, bidirectional_images=True)
     model_class = "Gemma3ForConditionalGeneration"

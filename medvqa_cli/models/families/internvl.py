@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.models.family import LLAMA_TARGETS, ChatFamily
+from medvqa_cli.models.family import ChatFamily
 from medvqa_cli.models.processors import find_processor_class, make_absent_video_processor
-from medvqa_cli.models.protocol import ModelCard, ModelLayout
+from medvqa_cli.models.protocol import ModelCard
 from medvqa_cli.models.tiny import shape_text, shape_vision, train_tokenizer, write_template
 
 if TYPE_CHECKING:
@@ -35,12 +35,6 @@ class InternVL(ChatFamily):
         },
         id_patterns=(r"internvl.*-hf",),
         aliases=("intern_vl", "internvl3"),
-    )
-    layout = ModelLayout(
-        vision_tower="model.vision_tower",
-        projector="model.multi_modal_projector",
-        language_model="model.language_model",
-        lora_targets=LLAMA_TARGETS,
     )
     model_class = "InternVLForConditionalGeneration"
     processor_class = "InternVLProcessor"

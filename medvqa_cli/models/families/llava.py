@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.models.family import LLAMA_TARGETS, ChatFamily
+from medvqa_cli.models.family import ChatFamily
 from medvqa_cli.models.processors import mark_images
-from medvqa_cli.models.protocol import ImageInputs, ModelCard, ModelLayout
+from medvqa_cli.models.protocol import ImageInputs, ModelCard
 from medvqa_cli.models.tiny import shape_text, shape_vision, train_tokenizer
 
 if TYPE_CHECKING:
@@ -40,12 +40,6 @@ class Llava(ChatFamily):
         },
         id_patterns=(r"llava-1\.5",),
         aliases=("llava_1_5",),
-    )
-    layout = ModelLayout(
-        vision_tower="model.vision_tower",
-        projector="model.multi_modal_projector",
-        language_model="model.language_model",
-        lora_targets=LLAMA_TARGETS,
     )
     model_class = "LlavaForConditionalGeneration"
     processor_class = "LlavaProcessor"

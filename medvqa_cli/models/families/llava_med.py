@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.models.family import LLAMA_TARGETS, ChatFamily
+from medvqa_cli.models.family import ChatFamily
 from medvqa_cli.models.llava_mistral import MODEL_TYPE, TEMPLATE, load_converted, plan_conversion, write_original
-from medvqa_cli.models.protocol import ModelCard, ModelLayout
+from medvqa_cli.models.protocol import ModelCard
 from medvqa_cli.models.tiny import make_scratch_options, seeded, shape_text, shape_vision, train_tokenizer
 
 if TYPE_CHECKING:
@@ -33,12 +33,6 @@ class LlavaMed(ChatFamily):
         checkpoints={"llava_med_1.5_7b": "microsoft/llava-med-v1.5-mistral-7b"},
         id_patterns=(r"microsoft/llava-med-v1\.5",),
         aliases=("llava_med_v1_5", "llavamed"),
-    )
-    layout = ModelLayout(
-        vision_tower="model.vision_tower",
-        projector="model.multi_modal_projector",
-        language_model="model.language_model",
-        lora_targets=LLAMA_TARGETS,
     )
     model_class = "LlavaForConditionalGeneration"
     processor_class = "LlavaProcessor"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.models.family import LLAMA_TARGETS, ChatFamily
-from medvqa_cli.models.protocol import ModelCard, ModelLayout
+from medvqa_cli.models.family import ChatFamily
+from medvqa_cli.models.protocol import ModelCard
 from medvqa_cli.models.tiny import list_grids, shape_text, shape_vision, train_tokenizer, write_template
 
 if TYPE_CHECKING:
@@ -29,12 +29,6 @@ class LlavaNext(ChatFamily):
         },
         id_patterns=(r"llava-v1\.6", r"llava-next"),
         aliases=("llava_1_6", "llava_v1_6"),
-    )
-    layout = ModelLayout(
-        vision_tower="model.vision_tower",
-        projector="model.multi_modal_projector",
-        language_model="model.language_model",
-        lora_targets=LLAMA_TARGETS,
     )
     model_class = "LlavaNextForConditionalGeneration"
     processor_class = "LlavaNextProcessor"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.models.family import LLAMA_TARGETS, ChatFamily
+from medvqa_cli.models.family import ChatFamily
 from medvqa_cli.models.processors import find_processor_class, make_absent_video_processor
-from medvqa_cli.models.protocol import ModelCard, ModelLayout
+from medvqa_cli.models.protocol import ModelCard
 from medvqa_cli.models.tiny import list_grids, shape_text, shape_vision, train_tokenizer, write_template
 
 if TYPE_CHECKING:
@@ -29,12 +29,6 @@ class LlavaOnevision(ChatFamily):
         },
         id_patterns=(r"llava-onevision",),
         aliases=("onevision", "llava_ov"),
-    )
-    layout = ModelLayout(
-        vision_tower="model.vision_tower",
-        projector="model.multi_modal_projector",
-        language_model="model.language_model",
-        lora_targets=LLAMA_TARGETS,
     )
     model_class = "LlavaOnevisionForConditionalGeneration"
     processor_class = "LlavaOnevisionProcessor"

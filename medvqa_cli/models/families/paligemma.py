@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.models.family import LLAMA_TARGETS, ChatFamily
+from medvqa_cli.models.family import ChatFamily
 from medvqa_cli.models.processors import mark_images, tokenize_continuation
-from medvqa_cli.models.protocol import Capabilities, ImageInputs, ModelCard, ModelLayout
+from medvqa_cli.models.protocol import Capabilities, ImageInputs, ModelCard
 from medvqa_cli.models.tiny import shape_text, shape_vision, train_tokenizer
 
 if TYPE_CHECKING:
@@ -35,12 +35,6 @@ class PaliGemma(ChatFamily):
         },
         id_patterns=(r"paligemma",),
         aliases=("paligemma2",),
-    )
-    layout = ModelLayout(
-        vision_tower="model.vision_tower",
-        projector="model.multi_modal_projector",
-        language_model="model.language_model",
-        lora_targets=LLAMA_TARGETS,
     )
     capabilities = Capabilities(packs=False, reads_text_alone=False)
     model_class = "PaliGemmaForConditionalGeneration"
