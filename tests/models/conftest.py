@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +12,9 @@ from medvqa_cli.models.loading import load_checkpoint
 from medvqa_cli.models.protocol import LoadedModel
 from medvqa_cli.plugins import models
 from medvqa_cli.settings.model import ModelSettings
+
+if TYPE_CHECKING:
+    import torch
 
 QUESTIONS = (
     ("Is there a lesion?", "yes"), ("Is there a lesion on the left?", "no"), ("Which modality is used?", "MRI"),
@@ -23,6 +27,14 @@ def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny LLaVA checkpoint."""
     directory = tmp_path_factory.mktemp("tiny-llava")
     models.get("llava").build_tiny(directory, texts=[text for pair in QUESTIONS for text in pair], seed=1)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def phi4_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Phi-4-multimodal checkpoint with tiles of 48 pixels, 4 patches on a side; it is not to be changed."""
+    directory = tmp_path_factory.mktemp("tiny-phi4")
+    models.get("phi4_multimodal").build_tiny(directory, seed=3)
     return directory
 
 
@@ -42,6 +54,17 @@ def tiny(tiny_directory: Path) -> LoadedModel:
             if parameter.ndim > 1:
                 parameter.mul_(2.5)
     return loaded
+
+
+def fill_adapters(model: torch.nn.Module, words: str = "lora_B") -> None:
+    """Draw the weights whose names hold `words`: new adapters change nothing, for their second matrix is zero."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if words in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
 
 
 def draw_picture(seed: int, size: tuple[int, int] = (60, 44)):

@@ -17,7 +17,7 @@ from medvqa_cli.models.features import FeatureCache, FeatureMemory, hash_picture
 from medvqa_cli.models.protocol import ImageInputs
 from medvqa_cli.plugins import models
 from medvqa_cli.settings.train import LoRASettings, TrainSettings
-from tests.models.conftest import QUESTIONS, draw_picture, load_tiny
+from tests.models.conftest import QUESTIONS, draw_picture, fill_adapters, load_tiny
 from tests.models.test_packed_families import load, make_encoder, make_group
 
 WITHOUT = ("phi4_multimodal",)
@@ -52,11 +52,7 @@ def train_language(loaded):
     """Return the model with random adapters in its language model, and without PEFT's wrapper."""
     lora = LoRASettings(r=4, alpha=8, dropout=0.0)
     model = prepare_training(loaded.model, loaded.family.layout, TrainSettings(lora=lora), lora=True).train()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    fill_adapters(model)
     return model, model.get_base_model()
 
 

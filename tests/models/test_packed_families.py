@@ -14,7 +14,7 @@ from medvqa_cli.plugins import models
 from medvqa_cli.records import VQASample
 from medvqa_cli.settings.model import ModelSettings
 from medvqa_cli.settings.train import LoRASettings, TrainSettings
-from tests.models.conftest import QUESTIONS, draw_picture
+from tests.models.conftest import QUESTIONS, draw_picture, fill_adapters
 
 PACKING = [name for name in models.names() if models.get(name).capabilities.packs]
 ZERO = 1e-7
@@ -69,11 +69,7 @@ def test_loss_and_every_lora_gradient_equal_separate_rows(directory, attention):
     lora = LoRASettings(r=4, alpha=8, dropout=0.0, targets=("all-linear",), parts=parts)
     settings = TrainSettings(lora=lora, tune_projector=not projects)
     model = prepare_training(loaded.model, layout, settings, lora=True).train()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    fill_adapters(model)
     groups = [make_group(directory, 0, 5), make_group(directory, 1, 3)]
     encoder = make_encoder(loaded)
     (plain_loss, plain), (packed_loss, packed) = (

@@ -12,7 +12,7 @@ from medvqa_cli.models.quantization import find_quantization
 from medvqa_cli.plugins import models
 from medvqa_cli.settings.model import ModelSettings
 from medvqa_cli.settings.train import LoRASettings, TrainSettings
-from tests.models.conftest import QUESTIONS, draw_picture
+from tests.models.conftest import QUESTIONS, draw_picture, fill_adapters
 from tests.models.test_packed_families import PACKING, ZERO, make_encoder, make_group
 
 QUICK = "llava"
@@ -35,11 +35,7 @@ def prepare(directory, **values):
     loaded = load_checkpoint(models.get(directory.name), directory.name, str(directory), settings)
     lora = LoRASettings(r=4, alpha=8, dropout=0.0)
     model = prepare_training(loaded.model, loaded.family.layout, TrainSettings(lora=lora), lora=True).train()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    fill_adapters(model, "lora_")
     return model, make_encoder(loaded)
 
 

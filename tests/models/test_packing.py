@@ -14,7 +14,7 @@ from medvqa_cli.models.encoding import EncodedSample, SampleEncoder
 from medvqa_cli.models.packing import IGNORE, build_row, find_common_prefix, plan_packs, stack_rows
 from medvqa_cli.records import VQASample
 from medvqa_cli.settings.train import LoRASettings, TrainSettings
-from tests.models.conftest import QUESTIONS, load_tiny
+from tests.models.conftest import QUESTIONS, fill_adapters, load_tiny
 
 IDS = st.lists(st.integers(0, 5), min_size=1, max_size=8).map(tuple)
 
@@ -86,10 +86,7 @@ def test_loss_and_every_gradient_equal_separate_rows(tiny_directory, picture_pat
     if tuning == "lora":
         settings = TrainSettings(lora=LoRASettings(r=4, alpha=8, dropout=0.0), tune_projector=True)
         model = attach_lora(model, loaded.family.layout, settings)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "lora_B" in name:
-                    parameter.normal_(std=0.1)
+        fill_adapters(model)
     groups = [make_samples(picture_paths, 0), make_samples(picture_paths, 1)[:3]]
     encoder = make_encoder(loaded)
     results = {}

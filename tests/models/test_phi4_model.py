@@ -20,14 +20,6 @@ from tests.models.conftest import draw_picture
 LIMIT = 30
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    """A tiny checkpoint with tiles of 48 pixels, 4 patches on a side."""
-    folder = tmp_path_factory.mktemp("phi4")
-    PLUGIN.build_tiny(folder, seed=3)
-    return folder
-
-
 def load_model(folder):
     model = PLUGIN.load_model(str(folder)).eval()
     with torch.no_grad():
@@ -52,18 +44,19 @@ def embed_pictures(model, processor, pictures):
 
 
 @pytest.mark.parametrize("size", [(48, 48), (40, 190), (60, 44)])
-def test_patches_see_each_other_whatever_the_attention(directory, size):
+def test_patches_see_each_other_whatever_the_attention(phi4_directory, size):
     """Of the first two no patch is padding: transformers alone would let them see earlier patches only, under SDPA."""
-    processor = PLUGIN.load_processor(str(directory))
+    processor = PLUGIN.load_processor(str(phi4_directory))
     picture = PLUGIN.encode_images(processor, [draw_picture(0, size)])
-    features = [embed_pictures(PLUGIN.load_model(str(directory), dtype=torch.float64, attn_implementation=name),
+    features = [embed_pictures(PLUGIN.load_model(str(phi4_directory), dtype=torch.float64, attn_implementation=name),
                                processor, [picture])[0] for name in ("sdpa", "eager")]
     assert torch.allclose(*features, atol=1e-3)
     assert features[0].abs().max() > 10
 
 
-def test_a_picture_is_the_same_beside_one_of_more_tiles(directory):
-    model, processor = PLUGIN.load_model(str(directory), dtype=torch.float64), PLUGIN.load_processor(str(directory))
+def test_a_picture_is_the_same_beside_one_of_more_tiles(phi4_directory):
+    model = PLUGIN.load_model(str(phi4_directory), dtype=torch.float64)
+    processor = PLUGIN.load_processor(str(phi4_directory))
     pictures = [PLUGIN.encode_images(processor, [draw_picture(0, size)]) for size in ((60, 44), (40, 190))]
     assert [len(picture.tensors["image_pixel_values"][0]) for picture in pictures] == [3, 5]
     alone = [embed_pictures(model, processor, [picture])[0] for picture in pictures]
@@ -78,9 +71,9 @@ def test_a_picture_is_the_same_beside_one_of_more_tiles(directory):
         assert torch.allclose(one, other, atol=1e-3)
 
 
-def test_the_adapter_for_images_is_merged(directory, tmp_path):
-    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
-    base = PLUGIN.load_model(str(directory)).eval()
+def test_the_adapter_for_images_is_merged(phi4_directory, tmp_path):
+    shutil.copytree(phi4_directory, tmp_path, dirs_exist_ok=True)
+    base = PLUGIN.load_model(str(phi4_directory)).eval()
     ids = torch.arange(20, 60)[None]
     with torch.no_grad():
         plain = base(input_ids=ids).logits
@@ -103,8 +96,8 @@ def test_the_adapter_for_images_is_merged(directory, tmp_path):
     assert torch.allclose(again, found, atol=1e-5)
 
 
-def test_a_damaged_adapter_for_images_is_an_error(directory, tmp_path):
-    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+def test_a_damaged_adapter_for_images_is_an_error(phi4_directory, tmp_path):
+    shutil.copytree(phi4_directory, tmp_path, dirs_exist_ok=True)
     (tmp_path / "vision-lora").mkdir()
     (tmp_path / "vision-lora" / "adapter_config.json").write_text("{")
     with pytest.raises(ModelError, match=r"vision-lora.*adapter_config.json is damaged"):
@@ -115,9 +108,9 @@ LIMIT = 30
 
 
 @pytest.fixture
-def short(directory, tmp_path):
+def short(phi4_directory, tmp_path):
     """A checkpoint whose frequencies change after 30 positions."""
-    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(phi4_directory, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     config["original_max_position_embeddings"] = LIMIT
     config["rope_parameters"]["original_max_position_embeddings"] = LIMIT
@@ -173,8 +166,8 @@ def test_packed_rows_equal_a_plain_batch_where_one_passes_the_limit(short):
     assert apart != pytest.approx(losses[1], rel=1e-3), "the longest row of a call chooses for all its rows"
 
 
-def test_an_image_token_that_the_model_writes_is_a_word_like_any_other(directory):
-    model, processor = load_model(directory), PLUGIN.load_processor(str(directory))
+def test_an_image_token_that_the_model_writes_is_a_word_like_any_other(phi4_directory):
+    model, processor = load_model(phi4_directory), PLUGIN.load_processor(str(phi4_directory))
     images = PLUGIN.encode_images(processor, [draw_picture(0)])
     ids = torch.tensor([[processor.image_token_id] * sum(images.num_tokens) + [40, 41]])
     with torch.no_grad():

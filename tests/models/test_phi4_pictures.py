@@ -28,14 +28,6 @@ FEW = 4
 """Most tiles in the tests on whole pictures: (300, 1500) and (1000, 700) want more."""
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    """A tiny checkpoint with tiles of 48 pixels, 4 patches on a side."""
-    folder = tmp_path_factory.mktemp("phi4")
-    PLUGIN.build_tiny(folder, seed=3)
-    return folder
-
-
 def make_pictures(side=448, patch=14, tiles=FEW):
     return Phi4MultimodalImageProcessorPil(size={"height": side, "width": side}, patch_size=patch, dynamic_hd=tiles)
 
@@ -152,11 +144,11 @@ def test_tiles_are_laid_out_row_by_row():
     assert found["image_sizes"].tolist() == [[96, 96]]
 
 
-def test_a_thin_picture_is_refused(directory):
+def test_a_thin_picture_is_refused(phi4_directory):
     with pytest.raises(DataError, match="A picture of 2000 x 1 pixels is too thin for this model: in its tiles it "
                                         "would be 2240 x 1 pixels"):
         make_pictures(tiles=36)(draw_picture(0, (2000, 1)), return_tensors="pt")
-    processor = PLUGIN.load_processor(str(directory))
+    processor = PLUGIN.load_processor(str(phi4_directory))
     processor.image_processor = SimpleNamespace(size={"height": 448}, dynamic_hd=36)  # transformers' own, say
     with pytest.raises(DataError, match="A picture of 1 x 2000 pixels is too thin"):
         PLUGIN.encode_images(processor, [draw_picture(0, (1, 2000))])
@@ -193,8 +185,8 @@ def test_rows_are_counted_rightly_in_bfloat16(tmp_path):
         assert model(input_ids=ids, **to_device(dict(images.tensors), model)).logits.isfinite().all()
 
 
-def test_settings_are_saved_unharmed_under_the_names_of_transformers(directory, tmp_path):
-    processor = PLUGIN.load_processor(str(directory))
+def test_settings_are_saved_unharmed_under_the_names_of_transformers(phi4_directory, tmp_path):
+    processor = PLUGIN.load_processor(str(phi4_directory))
     processor.image_processor.dynamic_hd = 7
     processor.audio_processor.hop_length, processor.audio_processor.preemphasis = 200, 0.5
     processor.save_pretrained(tmp_path)
@@ -209,9 +201,9 @@ def test_settings_are_saved_unharmed_under_the_names_of_transformers(directory, 
     assert json.loads((tmp_path / "again" / "processor_config.json").read_text(encoding="utf-8")) == stored
 
 
-def test_a_checkpoint_that_says_nothing_of_pictures_gets_the_published_settings(directory, tmp_path):
+def test_a_checkpoint_that_says_nothing_of_pictures_gets_the_published_settings(phi4_directory, tmp_path):
     """Its native layout on the hub has one file of settings, which speaks of sound alone."""
-    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(phi4_directory, tmp_path, dirs_exist_ok=True)
     (tmp_path / "processor_config.json").unlink()
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({
         "feature_extractor_type": "Phi4MultimodalFeatureExtractor", "processor_class": "Phi4MultimodalProcessor",

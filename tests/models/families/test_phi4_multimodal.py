@@ -19,21 +19,14 @@ BY_PARTS = ("{% for message in messages %}{{ '[' + message['role'] + ']' }}{% fo
             "{% if add_generation_prompt %}{{ '[assistant]' }}{% else %}{{ eos_token }}{% endif %}")
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phi4")
-    PLUGIN.build_tiny(folder, seed=3)
-    return folder
-
-
 @pytest.mark.parametrize(("template", "opening"), [
     (None, "<|system|>Be brief.<|end|><|user|>{}Is it?<|end|><|assistant|>no<|end|><|user|>Where?<|end|><|assistant|>"),
     (TEXT_ONLY,
      "<|system|>Be brief.<|end|><|user|>{}Is it?<|end|><|assistant|>no<|end|><|user|>Where?<|end|><|assistant|>"),
     (BY_PARTS, "[system]Be brief.<|end|>[user]{}Is it?<|end|>[assistant]no<|end|>[user]Where?<|end|>[assistant]"),
 ])
-def test_a_prompt_is_written_by_the_checkpoints_template_if_that_takes_images(directory, template, opening):
-    processor = PLUGIN.load_processor(str(directory))
+def test_a_prompt_is_written_by_the_checkpoints_template_if_that_takes_images(phi4_directory, template, opening):
+    processor = PLUGIN.load_processor(str(phi4_directory))
     processor.chat_template = template
     images = PLUGIN.encode_images(processor, [draw_picture(0)])
     turns = [Turn("system", "Be brief."), Turn("user", "Is it?", 1), Turn("assistant", "no"), Turn("user", "Where?")]
@@ -51,8 +44,8 @@ def test_microsofts_own_layout_is_refused_with_the_revision_to_take():
     assert not PLUGIN.loads({"model_type": "llava"})
 
 
-def test_lora_adapts_the_language_model_and_not_the_encoder_of_sound(directory):
-    model = attach_lora(PLUGIN.load_model(str(directory)), PLUGIN.layout, TrainSettings(lora=LoRASettings(r=2)))
+def test_lora_adapts_the_language_model_and_not_the_encoder_of_sound(phi4_directory):
+    model = attach_lora(PLUGIN.load_model(str(phi4_directory)), PLUGIN.layout, TrainSettings(lora=LoRASettings(r=2)))
     adapted = {name.partition(".lora_")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     layers = "base_model.model.model.layers"
     assert adapted == {f"{layers}.{layer}.{part}" for layer in range(2) for part in (
