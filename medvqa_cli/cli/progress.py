@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.progress import Progress as RichProgress
-    from rich.progress import ProgressColumn, TaskID
+    from rich.progress import ProgressColumn, Task, TaskID
 
     from medvqa_cli.cli.terminal import Terminal
     from medvqa_cli.progress import Progress
 
 SECONDS_BETWEEN_LINES = 5.0
+FEW = 50
+"""Stages of fewer steps are timed as a whole."""
 
 
 def make_progress(terminal: Terminal) -> Progress:
@@ -115,11 +117,10 @@ class BarProgress:
 
 
 def _make_bar(terminal: Terminal, unit: str) -> RichProgress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
     return Progress(SpinnerColumn(finished_text="✓"), TextColumn("{task.description}", markup=False),
-                    BarColumn(bar_width=24), MofNCompleteColumn(), _make_rate_column(unit),
-                    TimeRemainingColumn(elapsed_when_finished=True, compact=True),
+                    BarColumn(bar_width=24), MofNCompleteColumn(), _make_rate_column(unit), _make_time_column(),
                     TextColumn("{task.fields[note]}", markup=False), console=terminal.console(stderr=True),
                     speed_estimate_period=math.inf)  # Rich forgets steps after 30 s: slow ones would have no time left
 
@@ -131,12 +132,48 @@ def _make_rate_column(unit: str) -> ProgressColumn:
     class RateColumn(ProgressColumn):
         """Steps per second."""
 
-        def render(self, task: object) -> Text:
+        def render(self, task: Task) -> Text:
             """Return the speed of a task."""
-            speed = getattr(task, "finished_speed", None) or getattr(task, "speed", None)
+            speed = measure_speed(task)
             return Text(format_rate(speed, unit) if speed else f"- {unit}/s", style="progress.data.speed")
 
     return RateColumn()
+
+
+def _make_time_column() -> ProgressColumn:
+    from rich.progress import ProgressColumn
+    from rich.text import Text
+
+    class TimeColumn(ProgressColumn):
+        """Time left; of what is finished, time taken."""
+
+        def render(self, task: Task) -> Text:
+            """Return minutes and seconds, "--:--" while they are unknown."""
+            speed = measure_speed(task)
+            if task.finished:
+                return Text(_format_clock(task.finished_time), style="progress.elapsed")
+            left = task.remaining / speed if task.remaining and speed else None
+            return Text(_format_clock(left), style="progress.remaining")
+
+    return TimeColumn()
+
+
+def measure_speed(task: Task) -> float | None:
+    """Return a stage's steps a second, None while unknown: those of late, but of few and long ones those of all.
+
+    The steps that Rich measures by begin with the end of the first: where several work side by side they end together,
+    and what is left would seem to take no time.
+    """
+    if task.total and task.total < FEW:
+        return task.completed / task.elapsed if task.elapsed else None
+    return task.finished_speed or task.speed
+
+
+def _format_clock(seconds: float | None) -> str:
+    if seconds is None:
+        return "--:--"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes:02d}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def format_rate(rate: float, unit: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medvqa_cli.cli.progress import LineProgress, format_rate, format_seconds
+from medvqa_cli.cli.progress import LineProgress, format_rate, format_seconds, measure_speed
 from medvqa_cli.progress import track
 
 
@@ -83,3 +83,18 @@ def test_durations(seconds, text):
                                             (0.0, "0 job/s")])
 def test_slow_work_is_told_by_its_duration(rate, text):
     assert format_rate(rate, "job") == text
+
+
+@pytest.mark.parametrize(("total", "rate"), [(12, 2 / 80), (100, 1 / 0.5)])
+def test_few_long_steps_that_end_together_are_timed_as_a_whole(total, rate):
+    from rich.progress import Progress
+
+    now = [0.0]
+    bar = Progress(get_time=lambda: now[0])
+    bar.add_task("Jobs", total=total)
+    (task,) = bar.tasks
+    assert measure_speed(task) is None
+    for seconds in (79.5, 80.0):
+        now[0] = seconds
+        bar.advance(task.id)
+    assert measure_speed(task) == pytest.approx(rate)
