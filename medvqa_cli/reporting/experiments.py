@@ -40,7 +40,10 @@ def _list_spreads(summary: Mapping[str, Any]) -> Iterator[Table]:
     rows, metrics, protocol = summary["combinations"], summary["metrics"], summary["protocol"]
     names = list(_name_keys(rows[0]["values"]).values())
     answers = [name for name in metrics if "@" not in name]
-    if answers or not metrics:
+    if not metrics:
+        yield Table("Runs", [*names, "Runs"], [[*_list_values(row), format_count(len(row["runs"]))] for row in rows],
+                    "Nothing is measured yet.", names)
+    if answers:
         yield Table("Answers", [*names, "Runs", *map(_name, answers)],
                     [[*_list_values(row), format_count(len(row["runs"])), *(_spread(row, name) for name in answers)]
                      for row in rows], f"Mean ± {protocol['spread']}.", names)

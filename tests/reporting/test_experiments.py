@@ -46,7 +46,7 @@ def test_nothing_done_is_a_table_of_runs():
     nothing = {**SUMMARY, "metrics": [], "comparisons": [],
                "combinations": [{"values": {}, "runs": ["x"], "metrics": {}}]}
     (table,) = build_experiment(nothing).blocks
-    assert (table.columns, table.rows) == (["Runs"], [["1"]])
+    assert (table.columns, table.rows, table.note) == (["Runs"], [["1"]], "Nothing is measured yet.")
 
 
 def test_settings_that_end_alike_keep_their_whole_key():

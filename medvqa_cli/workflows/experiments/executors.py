@@ -56,6 +56,14 @@ class Outcome:
     code: int = 0
     tail: tuple[str, ...] = ()
 
+    @property
+    def ending(self) -> str:
+        """How its last process ended, for people."""
+        if self.code >= 0:
+            return f"exit code {self.code}"
+        killed = ", as where memory runs out" if self.code == -signal.SIGKILL else ""
+        return f"ended by {signal.Signals(-self.code).name}{killed}"
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:

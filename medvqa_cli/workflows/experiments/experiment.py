@@ -158,8 +158,7 @@ def _run(plan: Plan, executor: Executor, progress: Progress) -> tuple[Outcome, .
             failed.append(outcome.name)
             log = plan.folder / "logs" / f"{outcome.name}.log"
             lines = "".join(f"\n  | {line}" for line in outcome.tail)
-            progress.warn(f"{outcome.name} failed at '{outcome.failed}' (exit code {outcome.code}); the end of {log}:"
-                          f"{lines}")
+            progress.warn(f"{outcome.name} failed at '{outcome.failed}' ({outcome.ending}); the end of {log}:{lines}")
         progress.advance(note=f"{len(failed)} failed" if failed else "")
 
     try:

@@ -68,6 +68,14 @@ def test_settings_of_the_environment_do_not_reach_a_child(tmp_path, monkeypatch)
     assert "None kept" in (tmp_path / "logs" / "a.log").read_text()
 
 
+def test_a_killed_task_says_so(tmp_path):
+    codes = ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+             "import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "raise SystemExit(5)")
+    outcomes = run([make_task(tmp_path, str(number), code) for number, code in enumerate(codes)], [Slot("only")])
+    assert [outcome.ending for outcome in outcomes] == ["ended by SIGKILL, as where memory runs out",
+                                                        "ended by SIGTERM", "exit code 5"]
+
+
 def test_a_command_is_made_when_its_turn_comes(tmp_path):
     mark = tmp_path / "mark"
     first = Step("write", lambda: say(f"open({str(mark)!r}, 'w').write('x')"))
