@@ -23,7 +23,9 @@ activations of the language model: what L blocks keep for the backward pass,
     With gradient checkpointing: B T L h e for the blocks' inputs, and one block as above, which is computed again.
 activations of the vision tower: the same over its patches where it is trained. Frozen, it keeps nothing; families that
     choose one layer's states (LLaVA) hold those of all: patches x L h e.
-activations of the projector: where it is trained, what its linear layers read and put out.
+activations of the projector: where it is trained, what its linear layers read and put out. In full training a
+    Q-Former between tower and language model (BLIP-2) keeps as the language model does, over its queries (the image
+    tokens), and keys and values of every patch where it looks at them.
 attention masks: where rows are padded or packed, SDPA makes one in the number format in every block and keeps it:
     B T^2 e L (1 block with checkpointing), and the bool one. A learned position bias (T5) takes SDPA back to attention
     matrices: three of them for each head (bias, probabilities, dropout), in all cases.
@@ -38,8 +40,7 @@ allocator: 5 % of all, our allowance for rounding and fragmentation. Not counted
 The activation terms follow Korthikanti et al. 2022 (arXiv:2205.05198, section 4: s b h (34 + 5 a s / h) bytes a layer).
 Differs: SDPA keeps no attention matrix, so their 5 a s / h is gone; norms, gates and grouped keys are those of the
 models at hand, not GPT's; dropout of the model itself is off; and with LoRA frozen weights need no gradient, so what
-they alone read is not kept. An encoder-decoder's decoder is counted over the answers; a
-Q-Former between tower and language model (BLIP-2: 2 % of its tower's) is not counted.
+they alone read is not kept. An encoder-decoder's decoder is counted over the answers.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def count_kept(shape: ModelShape, work: Workload) -> dict[str, int]:
         "activations of the language model": 0 if work.tuning == "none" else sum(
             _keep(stack, tokens, work, is_trained=in_full) for stack, tokens in _pass_text(shape, work)),
         "activations of the vision tower": _keep_vision(shape, work),
-        "activations of the projector": projector * ("projector" in work.trained_parts),
+        "activations of the projector": projector * ("projector" in work.trained_parts) + _keep_former(shape, work),
         "attention masks": sum(_mask(stack, tokens, work) for stack, tokens in _pass_text(shape, work)),
     }
 
@@ -180,6 +181,13 @@ def _keep_vision(shape: ModelShape, work: Workload) -> int:
         return sum(_keep(stack, work.patches, work, is_trained=is_trained) for stack in shape.vision)
     held = sum(_states(stack, work.patches, work) for stack in shape.vision)
     return held if shape.holds_vision_states else 0
+
+
+def _keep_former(shape: ModelShape, work: Workload) -> int:
+    if work.picture is None or "other" not in work.trained_parts:
+        return 0
+    queries = work.rows * work.picture.tokens
+    return sum(_keep(stack, queries, work, is_trained=True, seen=work.patches) for stack in shape.former)
 
 
 def _count_training_states(shape: ModelShape, work: Workload) -> dict[str, int]:
@@ -202,10 +210,10 @@ def _passes(shape: ModelShape, work: Workload) -> Iterator[tuple[Stack, int]]:
     yield from _pass_text(shape, work)
 
 
-def _keep(stack: Stack, tokens: int, work: Workload, *, is_trained: bool) -> int:
-    """Return what a stack keeps of tokens for the backward pass, in bytes."""
+def _keep(stack: Stack, tokens: int, work: Workload, *, is_trained: bool, seen: int | None = None) -> int:
+    """Return what a stack keeps of tokens for the backward pass, in bytes; `seen` are what cross-attention looks at."""
     block = tokens * _block_bytes(stack, work, is_trained=is_trained)
-    block += work.rows * work.tokens * stack.cross * work.number_bytes
+    block += (work.rows * work.tokens if seen is None else seen) * stack.cross * work.number_bytes
     last = work.last_layers * tokens * work.number_bytes * (stack.inputs + stack.mlp_out) * (not stack.is_vision)
     adapters = tokens * _adapter_bytes(stack.targets, work) if work.tuning == "lora" else 0
     kept = tokens * _norm_bytes(stack, stack.width, work, is_trained=is_trained)

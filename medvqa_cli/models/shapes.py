@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 READERS = re.compile(r"(q|k|v|qkv|query|key|value|in_proj)(_|$)")
 CROSS_ATTENTION = re.compile(r"EncDec|cross|encoder_attn", re.IGNORECASE)
+HEAD_NORM = re.compile("[qk]_")
 ACTIVATION_COPIES = {"QuickGELUActivation": 1, "NewGELUActivation": 4}
 """Copies of its input that an activation written in Python keeps beside what a built-in one keeps."""
 
@@ -84,6 +85,7 @@ class ModelShape:
         largest_linear: The largest of them.
         vision: Stacks of the vision tower.
         language: Stacks of the language model.
+        former: Blocks of a Q-Former (BLIP-2), each a stack of its own, as only some look at the tower's patches.
         projector_width: What the projector's linear layers read and put out, in values an image token.
         vocabulary: Logits a token.
         patch_values: Values of the processed picture that one patch takes; 0 if unknown.
@@ -99,6 +101,7 @@ class ModelShape:
     vocabulary: int
     patch_values: int
     holds_vision_states: bool
+    former: tuple[Stack, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,7 @@ def read_shape(model: Any, layout: ModelLayout, targets: Sequence[str] = ()) -> 
         language=tuple(_read_stacks(language, adapted, layout.task_type)),
         projector_width=sum(sum(linear) for projector in projectors for _, _, linear in _linears(projector)),
         vocabulary=head.out_features, patch_values=_count_patch_values(vision),
-        holds_vision_states=hasattr(model.config, "vision_feature_layer"))
+        holds_vision_states=hasattr(model.config, "vision_feature_layer"), former=tuple(_read_former(model)))
 
 
 def measure_picture(family: ModelFamily, processor: Any, size: tuple[int, int], shape: ModelShape) -> PictureSize:
@@ -200,6 +203,12 @@ def _read_stacks(part: Any, adapted: Collection[Any], task_type: str) -> Iterato
                               decodes=task_type == "SEQ_2_SEQ_LM" and "decoder" in name)
 
 
+def _read_former(model: Any) -> Iterator[Stack]:
+    """Yield the blocks of a Q-Former."""
+    for block in model.qformer.encoder.layer if hasattr(model, "qformer") else ():
+        yield replace(_read_stack(block, depth=1, targets=(), biased=False, decodes=False), is_vision=True)
+
+
 def _read_stack(block: Any, *, depth: int, targets: tuple[Target, ...], biased: bool, decodes: bool) -> Stack:
     linears = list(_linears(block))
     crossing = [item for item in linears if CROSS_ATTENTION.search(item[0])]
@@ -211,7 +220,7 @@ def _read_stack(block: Any, *, depth: int, targets: tuple[Target, ...], biased: 
     key_value = sum(linear[1] for path, _, linear in own if _reads(path)) - attention
     norms = [(path, type(module).__name__) for path, module in block.named_modules()
              if "norm" in type(module).__name__.lower()]
-    head_norms = sum("att" in path.rpartition(".")[0].lower() for path, _ in norms)
+    head_norms = sum(HEAD_NORM.match(path.rpartition(".")[2]) is not None for path, _ in norms)
     copies = sum(ACTIVATION_COPIES.get(type(module).__name__, 0) for module in block.modules())
     return Stack(
         depth=depth, width=width, targets=targets, decodes=decodes,
