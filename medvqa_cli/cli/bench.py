@@ -27,6 +27,8 @@ NEW_TOKENS = Option("--max-new-tokens", "Most tokens of an answer; 8.", metavar=
 SAMPLES = Option("--samples", "Answers drawn for each question; 100.", metavar="N", panel=WORK)
 TEMPERATURE = Option("--temperature", "Temperature of the draws; 1. A low one makes random weights agree as trained "
                      "ones do.", metavar="T", panel=WORK)
+LIKE = Option("--like", "Checkpoint whose sizes they have, such as llava_1.5_7b, or a folder with its config.json.",
+              metavar="NAME", panel=RANDOM)
 SHAPE = tuple(Option(f"--{name}", f"{text}.", metavar="N", panel=RANDOM) for name, text in (
     ("image-tokens", "Tokens of an image; 576"), ("hidden", "Width of vision tower and language model; 512"),
     ("layers", "Layers of the language model; 8"), ("vision-layers", "Layers of the vision tower; 6"),
@@ -34,9 +36,9 @@ SHAPE = tuple(Option(f"--{name}", f"{text}.", metavar="N", panel=RANDOM) for nam
 GIB, GIGA = 2**30, 1e9
 
 
-@command(app, "train", QUESTIONS, IMAGES, ROWS, ROUNDS, *SHAPE, *MODEL, SEED)
+@command(app, "train", QUESTIONS, IMAGES, ROWS, ROUNDS, LIKE, *SHAPE, *MODEL, SEED)
 def measure_training(call: Call) -> None:
-    """Measure a LoRA step: rows one by one, in a batch, packed. --family llava takes random weights, --model real ones.
+    """Measure a LoRA step: rows one by one, in a batch, packed. --model takes real weights, --family and --like random.
 
     Losses and gradients of all ways must be equal; if they are not, that is an error and no benchmark.
     """
@@ -47,14 +49,17 @@ def measure_training(call: Call) -> None:
                          progress=call.progress)
     if call.answer_json(report):
         return
-    columns = ["way", "seconds", "spread", "times faster", "samples/s", "tokens/s", "peak memory", "of peak", "loss"]
+    columns = ["way", "seconds", "spread", "times faster", "samples/s", "tokens/s", "peak memory", "estimated",
+               "of peak", "loss"]
     call.terminal.print_table(columns, map(_describe_step, report["ways"]), _title(report, "an optimiser step"))
     call.terminal.print()
     call.terminal.print(f"Peak {report['peak_flops_per_second'] / GIGA:,.0f} GFLOP/s ({report['peak_source']}). "
-                        "Tokens are those of separate rows, whichever way they went.")
+                        "Of it: operations as torch counts them while they are done, 2 m n k for a product of "
+                        "matrices. Tokens are those of separate rows, whichever way they went. Estimated: memory by "
+                        "the formula of `medvqa models info`, without what the process holds besides.")
 
 
-@command(app, "infer", QUESTIONS, IMAGES, NEW_TOKENS, ROUNDS, *SHAPE, *MODEL, SEED)
+@command(app, "infer", QUESTIONS, IMAGES, NEW_TOKENS, ROUNDS, LIKE, *SHAPE, *MODEL, SEED)
 def measure_answers(call: Call) -> None:
     """Measure greedy answers: transformers' generate for each question, against one prefix for all of an image."""
     from medvqa_cli.workflows.bench.answers import Wanted, bench_infer
@@ -71,7 +76,7 @@ def measure_answers(call: Call) -> None:
     call.terminal.print(f"{report['equal_answers']} of {report['samples']} answers are equal.")
 
 
-@command(app, "sample", SAMPLES, TEMPERATURE, QUESTIONS, IMAGES, NEW_TOKENS, ROUNDS, *SHAPE, *MODEL, SEED)
+@command(app, "sample", SAMPLES, TEMPERATURE, QUESTIONS, IMAGES, NEW_TOKENS, ROUNDS, LIKE, *SHAPE, *MODEL, SEED)
 def measure_samples(call: Call) -> None:
     """Measure many answers drawn for a question: separate generates, num_return_sequences, the sample tree."""
     from medvqa_cli.workflows.bench.answers import Wanted, bench_sample
@@ -91,9 +96,9 @@ def measure_samples(call: Call) -> None:
 
 
 def _read_settings(call: Call) -> Settings:
-    """Return the settings; a family typed without a model means random weights, whatever a settings file names."""
+    """Return the settings; a family or sizes typed without a model mean random weights, whatever a file names."""
     settings = call.settings
-    if call.text("family") and not typed_model(call):
+    if (call.text("family") or call.text("like")) and not typed_model(call):
         return settings.model_copy(update={"model": settings.model.model_copy(update={"name": None})})
     return settings
 
@@ -101,14 +106,26 @@ def _read_settings(call: Call) -> Settings:
 def _read_shape(call: Call, questions: int = 11) -> BenchShape:
     from medvqa_cli.workflows.bench.shapes import BenchShape
 
-    if typed_model(call):
-        for option in SHAPE:
-            if call.text(option.name):
-                raise SettingsError(f"{option.flag} is of random weights, but --model names a model.",
-                                    "Leave one of them out.")
+    _refuse_both(call)
     default = BenchShape(questions=questions)
     names = [option.name for option in (QUESTIONS, IMAGES, *SHAPE)]
-    return BenchShape(**{name: call.count(name, getattr(default, name)) for name in names})
+    counts = {name: call.count(name, getattr(default, name)) for name in names}
+    return BenchShape(**counts, like=call.text("like") or "")
+
+
+def _refuse_both(call: Call) -> None:
+    """Refuse sizes that are given twice."""
+    if typed_model(call):
+        given, refused = "--model names a model", (LIKE, *SHAPE)
+    elif call.text("like"):
+        given, refused = "--like names a checkpoint that has its own", SHAPE
+        if call.text("family"):
+            raise SettingsError("--family and --like both say what is built.", "Leave one of them out.")
+    else:
+        return
+    for option in refused:
+        if call.text(option.name):
+            raise SettingsError(f"{option.flag} is of random weights, but {given}.", "Leave one of them out.")
 
 
 def _read_temperature(call: Call) -> float:
@@ -124,14 +141,16 @@ def _read_temperature(call: Call) -> float:
 
 def _title(report: Mapping[str, Any], what: str) -> str:
     subject = report["subject"]
-    return (f"{subject['family']}, {subject['weights']} weights, {subject['parameters'] / 1e6:.0f} M parameters, "
+    name = f"{subject['family']} like {subject['like']}" if "like" in subject else subject["family"]
+    return (f"{name}, {subject['weights']} weights, {_number(subject['parameters'] / 1e6)} M parameters, "
             f"{subject['dtype']} on {subject['device']}: {what}, {subject['questions']} x {subject['images']} "
             f"questions, {subject['image_tokens']} image tokens")
 
 
 def _describe_step(way: Mapping[str, Any]) -> list[Any]:
     return [*_describe_time(way), _number(way.get("samples_per_second")), _number(way.get("tokens_per_second")),
-            _memory(way), f"{way['share_of_peak']:.0%}" if "share_of_peak" in way else None,
+            _memory(way), _memory(way, "estimated_bytes"),
+            f"{way['share_of_peak']:.0%}" if "share_of_peak" in way else None,
             f"{way['loss']:.5f}" if "loss" in way else None]
 
 
@@ -142,8 +161,8 @@ def _describe_time(way: Mapping[str, Any]) -> list[Any]:
     return [way["name"], f"{way['seconds']:.3f}", f"{way['seconds_low']:.3f} to {way['seconds_high']:.3f}", ratio]
 
 
-def _memory(way: Mapping[str, Any]) -> str | None:
-    return f"{way['peak_bytes'] / GIB:.2f} GiB" if way.get("peak_bytes") else None
+def _memory(way: Mapping[str, Any], key: str = "peak_bytes") -> str | None:
+    return f"{way[key] / GIB:.2f} GiB" if way.get(key) else None
 
 
 def _number(value: float | None) -> str | None:

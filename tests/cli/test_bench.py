@@ -22,7 +22,8 @@ def calls(monkeypatch):
         found.append((settings, shape, more))
         return {"subject": SUBJECT, "peak_flops_per_second": 7e10, "peak_source": "measured: here", "ways": [
             {"name": "packed", **TIME, "samples_per_second": 5.5, "tokens_per_second": 3300.0, "share_of_peak": 0.62,
-             "loss": 10.68999}, {"name": "11 rows in a batch", "failure": "out of memory"}]}
+             "estimated_bytes": 3 * 2**30, "loss": 10.68999},
+            {"name": "11 rows in a batch", "failure": "out of memory"}]}
 
     def sample(settings, shape, wanted, progress):
         found.append((settings, shape, wanted))
@@ -48,6 +49,7 @@ def test_the_shape_is_what_is_typed(medvqa, calls):
     assert "packed" in result.stdout
     assert "8.00 (7.50 to 8.50)" in result.stdout
     assert "2.00 GiB" in result.stdout
+    assert "3.00 GiB" in result.stdout
     assert "62%" in result.stdout
     assert "out of memory" in result.stdout
     assert "Peak 70 GFLOP/s (measured: here)." in result.stdout
@@ -68,9 +70,22 @@ def test_a_family_typed_means_random_weights_whatever_the_settings_file_names(me
     assert [settings.model.name for settings, _, _ in calls] == [None, "org/large"]
 
 
+def test_sizes_of_a_checkpoint_mean_random_weights_too(medvqa, calls, workplace):
+    (workplace / "mine.toml").write_text('[model]\nname = "org/large"\nfamily = "qwen2_vl"\n')
+    result = medvqa("bench", "train", "--config", "mine.toml", "--like", "llava_1.5_7b", "--questions", "4")
+    assert result.exit_code == 0, result.stderr
+    settings, shape, _ = calls[0]
+    assert (settings.model.name, shape.like, shape.questions) == (None, "llava_1.5_7b", 4)
+    assert medvqa("bench", "sample", "--like", "llava_1.5_7b").exit_code == 0
+    assert calls[1][1].like == "llava_1.5_7b"
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (("train", "--questions", "0"), "--questions is '0': it should be a whole number of at least 1."),
     (("train", "--model", "x", "--layers", "2"), "--layers is of random weights, but --model names a model."),
+    (("train", "--model", "x", "--like", "y"), "--like is of random weights, but --model names a model."),
+    (("train", "--like", "x", "--hidden", "64"), "--hidden is of random weights, but --like names a checkpoint that"),
+    (("train", "--like", "x", "--family", "llava"), "--family and --like both say what is built."),
     (("sample", "--temperature", "nan"), "--temperature is 'nan': it should be a number above 0."),
 ])
 def test_what_cannot_be_meant_is_refused(medvqa, calls, arguments, message):

@@ -14,6 +14,7 @@ from medvqa_cli.errors import ModelError, SettingsError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import VQASample
 from medvqa_cli.runs import open_run
+from medvqa_cli.workflows.bench.likeness import build_like
 from medvqa_cli.workflows.models import (
     ModelChoice,
     build_encoder,
@@ -54,6 +55,7 @@ class BenchShape:
         vision_layers: Layers of the vision tower.
         heads: Attention heads of both.
         vocabulary: Tokens of the vocabulary.
+        like: The checkpoint whose sizes random weights take instead of these; empty for none.
     """
 
     questions: int = 11
@@ -64,6 +66,7 @@ class BenchShape:
     vision_layers: int = 6
     heads: int = 8
     vocabulary: int = 32_000
+    like: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ def prepare_subject(settings: Settings, shape: BenchShape, folder: Path, progres
     """Load the model that settings name, else build one of random weights, and draw its images and questions.
 
     Args:
-        settings: `model.name` is a checkpoint or a run; without it, `model.family` is built at random.
+        settings: `model.name` is a checkpoint or a run; without it, `model.family` is built at random. Neither counts
+            where the shape is like a checkpoint's.
         shape: The sizes.
         folder: Where weights and pictures are written.
         progress: Where to report.
@@ -95,27 +99,38 @@ def prepare_subject(settings: Settings, shape: BenchShape, folder: Path, progres
     Raises:
         SettingsError: If neither model nor family is named, or the sizes do not fit together.
         PluginError: If the family is unknown.
-        ModelError: If the checkpoint cannot be loaded, or the family cannot be built from random weights.
+        ModelError: If the checkpoint cannot be loaded, the family cannot be built from random weights, or the sizes
+            of the checkpoint it is to be like are not known or do not fit into memory.
     """
+    loaded, groups = _load(settings, shape, folder, progress, trainable=trainable)
+    encoder = build_encoder(loaded, settings, cache_mb=CACHE_MB)
+    tokens = sum(encoder.encode_images(groups[0][0]).num_tokens)
+    if not settings.model.name and not shape.like and tokens != shape.image_tokens:
+        progress.warn(f"An image takes {tokens} tokens, not {shape.image_tokens}: the nearest this family comes to it.")
+    counted = sum(parameter.numel() for parameter in loaded.model.parameters())
+    facts = {**describe_model(loaded), "weights": "random" if shape.like or not settings.model.name else "checkpoint",
+             "parameters": counted, "image_tokens": tokens, "questions": shape.questions, "images": shape.images}
+    if shape.like:
+        facts["like"] = facts.pop("checkpoint")
+    elif not settings.model.name:
+        del facts["checkpoint"]  # a temporary folder
+        facts |= {"hidden": shape.hidden, "layers": shape.layers, "vision_layers": shape.vision_layers,
+                  "heads": shape.heads, "vocabulary": len(loaded.tokenizer)}
+    return Subject(loaded, encoder, groups, facts)
+
+
+def _load(settings: Settings, shape: BenchShape, folder: Path, progress: Progress, *,
+          trainable: bool) -> tuple[LoadedModel, list[list[VQASample]]]:
+    """Return the model and the questions of each image."""
+    if shape.like:
+        groups = draw_groups(folder, shape, PICTURE_SIDE)
+        return build_like(shape.like, settings, groups, progress, trainable=trainable), groups
     side = PICTURE_SIDE
     if settings.model.name:
         choice = _choose(settings)
     else:
         choice, side = build_random(settings, shape, folder, progress)
-    loaded = load_choice(choice, settings, progress, trainable=trainable)
-    groups = draw_groups(folder, shape, side)
-    encoder = build_encoder(loaded, settings, cache_mb=CACHE_MB)
-    tokens = sum(encoder.encode_images(groups[0][0]).num_tokens)
-    if not settings.model.name and tokens != shape.image_tokens:
-        progress.warn(f"An image takes {tokens} tokens, not {shape.image_tokens}: the nearest this family comes to it.")
-    counted = sum(parameter.numel() for parameter in loaded.model.parameters())
-    facts = {**describe_model(loaded), "weights": "checkpoint" if settings.model.name else "random",
-             "parameters": counted, "image_tokens": tokens, "questions": shape.questions, "images": shape.images}
-    if not settings.model.name:
-        del facts["checkpoint"]  # a temporary folder
-        facts |= {"hidden": shape.hidden, "layers": shape.layers, "vision_layers": shape.vision_layers,
-                  "heads": shape.heads, "vocabulary": len(loaded.tokenizer)}
-    return Subject(loaded, encoder, groups, facts)
+    return load_choice(choice, settings, progress, trainable=trainable), draw_groups(folder, shape, side)
 
 
 def _choose(settings: Settings) -> ModelChoice:
@@ -138,7 +153,8 @@ def build_random(settings: Settings, shape: BenchShape, folder: Path, progress: 
     """
     if not settings.model.family:
         raise SettingsError("No model is named to measure.",
-                            "Name a family for random weights (--family llava), or a checkpoint or run (--model).")
+                            "Name a family for random weights (--family llava), a checkpoint to be like (--like "
+                            "llava_1.5_7b), or a checkpoint or run (--model).")
     name = plugins.models.resolve(settings.model.family)
     family: ModelFamily = plugins.models.get(name)
     if family.Options is None or "text_layers" not in family.Options.model_fields:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.errors import ModelError, SettingsError
 from medvqa_cli.progress import SILENT, Progress
+from medvqa_cli.workflows.bench.needs import measure_need
 from medvqa_cli.workflows.bench.peaks import count_flops, find_peak
 from medvqa_cli.workflows.bench.shapes import BenchShape, Subject, prepare_subject
 from medvqa_cli.workflows.bench.timing import Arm, alternate, attempt, summarize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from medvqa_cli.records import VQASample
     from medvqa_cli.settings.schema import Settings
@@ -22,6 +24,25 @@ if TYPE_CHECKING:
 SINGLE = "one row at a time"
 TOLERANCE = {"float32": 1e-4}
 TOLERANCE_OF_HALVES = 3e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a step is taken: batch after batch, each of groups of samples that share a picture; packed, or a row each."""
+
+    name: str
+    batches: list[list[list[VQASample]]]
+    packed: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of the largest batch."""
+        return max(len(groups) if self.packed else sum(map(len, groups)) for groups in self.batches)
+
+    @property
+    def questions(self) -> int:
+        """Questions of the fullest row."""
+        return max(len(group) for groups in self.batches for group in groups) if self.packed else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +76,20 @@ def bench_train(settings: Settings, shape: BenchShape, *, rounds: int = 3, rows:
         ModelError: If the ways differ in loss or gradient: then their times say nothing.
     """
     _check(settings)
-    settings = _fix_dropout(settings)
+    settings = _simplify(settings, progress)
     with tempfile.TemporaryDirectory(prefix="medvqa-bench-") as folder:
         subject = prepare_subject(settings, shape, Path(folder), progress, trainable=True)
         if not subject.packs:
             progress.say(f"The family '{subject.loaded.family_name}' cannot share an image between questions: only "
                          "plain rows are measured.")
-        arms = build_arms(subject, settings, rows or shape.questions)
+        ways = list_ways(subject, rows or shape.questions)
+        needs = estimate_ways(subject, settings, ways)
+        arms = build_arms(subject, settings, ways)
+        leave_out(arms, needs, subject)
         flops = {arm.name: _warm_up(arm, progress) for arm in arms}
         alternate(arms, rounds, subject.loaded.device, progress)
         check_steps(arms, subject.facts["dtype"])
-        return describe_ways(subject, arms, flops, rounds)
+        return describe_ways(subject, arms, flops, rounds, needs)
 
 
 def _check(settings: Settings) -> None:
@@ -73,15 +97,54 @@ def _check(settings: Settings) -> None:
         raise SettingsError("bench train measures LoRA; train.tuning is 'full'.", "Leave --tuning out.")
 
 
-def _fix_dropout(settings: Settings) -> Settings:
-    """Return settings without dropout, which would give every way other losses."""
+def _simplify(settings: Settings, progress: Progress) -> Settings:
+    """Return settings without dropout, which would give every way other losses, and without checkpointing."""
+    if settings.train.gradient_checkpointing:
+        progress.warn("Steps are measured without gradient checkpointing, whatever the settings say.")
     lora = settings.train.lora.model_copy(update={"dropout": 0.0})
-    train = settings.train.model_copy(update={"lora": lora, "tuning": "lora"})
+    train = settings.train.model_copy(update={"lora": lora, "tuning": "lora", "gradient_checkpointing": False})
     return settings.model_copy(update={"train": train})
 
 
-def build_arms(subject: Subject, settings: Settings, rows: int) -> list[Arm[Step]]:
+def list_ways(subject: Subject, rows: int) -> list[Way]:
     """Return the ways to train on the subject's questions, the plainest first."""
+    ways = [Way(SINGLE, [[[sample]] for group in subject.groups for sample in group])]
+    if rows > 1:
+        cut = [group[start: start + rows] for group in subject.groups for start in range(0, len(group), rows)]
+        ways.append(Way(f"{rows} rows in a batch", [[part] for part in cut]))
+    return [*ways, Way("packed", [subject.groups], packed=True)] if subject.packs else ways
+
+
+def estimate_ways(subject: Subject, settings: Settings, ways: Sequence[Way]) -> dict[str, int]:
+    """Return the bytes each way will take, weights and all; nothing for a model that carries an adapter already."""
+    from medvqa_cli.models.attention import find_dtype
+
+    loaded = subject.loaded
+    if loaded.adapter:
+        return {}
+    need = measure_need(loaded, subject.encoder, subject.groups, settings, device=loaded.device,
+                        dtype=find_dtype(loaded.model), trainable=True)
+    return {way.name: need.estimate(way.rows, way.questions) for way in ways}
+
+
+def leave_out(arms: Sequence[Arm[Step]], needs: Mapping[str, int], subject: Subject) -> None:
+    """Give up ways that would not fit into a CPU's memory, where the system ends the process without a word.
+
+    On a GPU all are tried: running out of its memory is an error like any other.
+    """
+    from medvqa_cli.models.placement import as_gib, find_free_memory
+
+    device = subject.loaded.device
+    free = find_free_memory(device) if device.type == "cpu" else None
+    held = sum(parameter.nbytes for parameter in subject.loaded.model.parameters())
+    for arm in arms:
+        need = needs.get(arm.name, 0)
+        if free is not None and need > free + held:
+            arm.failure = f"does not fit: about {as_gib(need)} of {as_gib(free + held)}"
+
+
+def build_arms(subject: Subject, settings: Settings, ways: Sequence[Way]) -> list[Arm[Step]]:
+    """Return an arm for each way, all of one model with fresh adapters."""
     import torch
 
     from medvqa_cli.models.adapters import prepare_training
@@ -94,19 +157,8 @@ def build_arms(subject: Subject, settings: Settings, rows: int) -> list[Arm[Step
     model.eval()  # some models bring dropout of their own, which would give every way other losses
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=0.0)
-
-    def make(name: str, batches: list[list[list[VQASample]]], *, packed: bool) -> Arm[Step]:
-        return Arm(name, lambda: take_step(model, optimizer, [
-            _builder(subject, groups, packed=packed) for groups in batches]))
-
-    samples = [sample for group in subject.groups for sample in group]
-    arms = [make(SINGLE, [[[sample]] for sample in samples], packed=False)]
-    if rows > 1:
-        cut = [group[start: start + rows] for group in subject.groups for start in range(0, len(group), rows)]
-        arms.append(make(f"{rows} rows in a batch", [[part] for part in cut], packed=False))
-    if subject.packs:
-        arms.append(make("packed", [subject.groups], packed=True))
-    return arms
+    return [Arm(way.name, partial(take_step, model, optimizer, [
+        _builder(subject, groups, packed=way.packed) for groups in way.batches])) for way in ways]
 
 
 def _builder(subject: Subject, groups: Sequence[Sequence[VQASample]], *, packed: bool) -> Callable[[], dict[str, Any]]:
@@ -138,7 +190,9 @@ def take_step(model: Any, optimizer: Any, batches: Sequence[Callable[[], dict[st
 
 
 def _warm_up(arm: Arm[Step], progress: Progress) -> int | None:
-    """Run an arm once and return its operations."""
+    """Run an arm once and return its operations; None for one that is given up."""
+    if arm.failure:
+        return None
     progress.say(f"Warming up: {arm.name}")
     return attempt(arm, lambda: count_flops(arm.work))
 
@@ -152,7 +206,7 @@ def check_steps(arms: Sequence[Arm[Step]], dtype: str) -> None:
     tolerance = TOLERANCE.get(dtype, TOLERANCE_OF_HALVES)
     measured = [(arm.name, step) for arm in arms for step in arm.outcomes]
     if not measured:
-        raise ModelError("No way to train fits into the GPU's memory.", "Take fewer questions, images or layers.")
+        raise ModelError("No way to train fits into memory.", "Take fewer questions, images or layers.")
     name, wanted = measured[0]
     for other, step in measured[1:]:
         for what, first, second in (("loss", wanted.loss, step.loss),
@@ -162,12 +216,13 @@ def check_steps(arms: Sequence[Arm[Step]], dtype: str) -> None:
                                  "Times of unequal things cannot be compared. Please report this model.")
 
 
-def describe_ways(subject: Subject, arms: Sequence[Arm[Step]], flops: dict[str, int | None],
-                  rounds: int) -> dict[str, Any]:
+def describe_ways(subject: Subject, arms: Sequence[Arm[Step]], flops: Mapping[str, int | None], rounds: int,
+                  needs: Mapping[str, int]) -> dict[str, Any]:
     """Return the report: facts, the device's peak, and for each way what it took.
 
     `tokens_per_second` counts the tokens of the separate samples, images and all, whichever way they went: so it is
-    comparable. `share_of_peak` is of the operations really done.
+    comparable. `share_of_peak` is of the operations really done. `estimated_bytes` is what `models.memory` says of a
+    way's peak, weights and all, without what the process holds besides.
     """
     loaded = subject.loaded
     number = next(parameter.dtype for parameter in loaded.model.parameters() if parameter.is_floating_point())
@@ -176,6 +231,7 @@ def describe_ways(subject: Subject, arms: Sequence[Arm[Step]], flops: dict[str, 
     tokens = count_tokens(subject)
     ways = summarize(arms)
     for way, arm in zip(ways, arms, strict=True):
+        way["estimated_bytes"] = needs.get(arm.name)
         if "seconds" in way:
             seconds = way["seconds"]
             operations = flops[arm.name] or 0

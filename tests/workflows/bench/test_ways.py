@@ -12,24 +12,9 @@ from medvqa_cli.workflows.bench.answers import Wanted, _count_equal, bench_infer
 from medvqa_cli.workflows.bench.shapes import BenchShape, find_side
 from medvqa_cli.workflows.bench.timing import Arm
 from medvqa_cli.workflows.bench.train import Step, bench_train, check_steps
+from tests.workflows.bench.notes import Notes
 
 SHAPE = BenchShape(questions=3, image_tokens=16, hidden=32, layers=1, vision_layers=1, heads=2, vocabulary=400)
-
-
-class Notes:
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-    warn = say
-
-    def start(self, *_: object, **__: object) -> None: ...
-    def advance(self, *_: object, **__: object) -> None: ...
-    def finish(self) -> None: ...
 
 
 def choose(family: str | None = "llava", **more: object):
