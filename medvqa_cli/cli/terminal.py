@@ -5,6 +5,7 @@ Rich is imported at first use. Text of the user's is never read as Rich markup, 
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import io
 import json
@@ -140,17 +141,21 @@ class Terminal:
         summary = " ".join(str(error).split())
         self._print_label(f"{_name_process()}error: ", "bold red",
                           f"{type(error).__name__}: {summary[:300] or 'no message'}. This is a bug in medvqa or in a "
-                          f"library under it; the traceback is in '{path}'.")
+                          + (f"library under it; the traceback is in '{path}'." if path else
+                             f"library under it; no file could be written, so here is the traceback:\n{text}"))
 
-    def _write_traceback(self, text: str) -> Path:
+    def _write_traceback(self, text: str) -> Path | None:
+        """Return the file in which a traceback has been written; None if the disk is full everywhere."""
         if self.log_path is not None and self._log is not None:
             self.log(text)
             return self.log_path
-        folder = self.error_folder if self.error_folder and os.access(self.error_folder, os.W_OK) else None
-        handle, name = tempfile.mkstemp(prefix="medvqa-error-", suffix=".log", dir=folder)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(f"$ {' '.join(sys.argv)}\n{text}")
-        return Path(name)
+        for folder in (self.error_folder, None):
+            with contextlib.suppress(OSError):
+                handle, name = tempfile.mkstemp(prefix="medvqa-error-", suffix=".log", dir=folder)
+                with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                    stream.write(f"$ {' '.join(sys.argv)}\n{text}")
+                return Path(name)
+        return None
 
     def _print_label(self, label: str, style: str, message: str) -> None:
         from rich.text import Text

@@ -152,8 +152,12 @@ def _plan(call: Call, train: Callable[..., Run]) -> None:
 
 def _check_resume(call: Call) -> None:
     """Refuse what a resumed run would not heed: it goes on with its own settings."""
-    if call.text("resume") is None:
+    resume = call.text("resume")
+    if resume is None:
         return
+    if call.is_on("dry_run"):
+        raise SettingsError("--dry-run shows what a new run would do, but --resume names one that has begun.",
+                            f"See how far it is: medvqa train watch {resume}")
     others = [assignment.origin for assignment in call.typed if assignment.path[0] not in {"paths", "plugins"}]
     others += [f"--{name.replace('_', '-')}" for name in ("name", "init_from", "adapter", "init_weights",
                "resume_from_ema", "config") if call.text(name)]

@@ -27,7 +27,8 @@ DAMAGED = ".damaged"
 NEEDED = ("scheduler.pt", "trainer_state.json")
 OPTIMIZERS = ("optimizer.pt", "latest", "optimizer.bin")
 """The optimiser's states: of a plain training, of DeepSpeed (the name of a folder beside it), of FSDP."""
-FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
+FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "unexpected pos",
+        "iostream error")
 """What operating systems and torch say when a file cannot grow."""
 
 

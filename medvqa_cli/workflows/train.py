@@ -23,6 +23,7 @@ from medvqa_cli.workflows.models import (
     load_choice,
     recall_choice,
 )
+from medvqa_cli.workflows.settings_digest import KEY, check_settings, digest_settings
 from medvqa_cli.workflows.sharding import keep_engine, leave_out_probes, read_engine, recall_engine
 from medvqa_cli.workflows.tracking import check_tracking
 from medvqa_cli.workflows.training_data import (
@@ -153,10 +154,10 @@ def _begin_run(method: Method, settings: Settings, name: str | None, start: Star
     try:
         held.enter_context(hold_run(run))
         progress.say(f"Run: {run.path}")
-        write_json(run.settings, to_tree(settings))
+        write_json(run.settings, tree := to_tree(settings))
         keep_engine(run, engine)
         run.update_manifest(method=method.name, data=describe_data(settings, data) | describe_check(check, data),
-                            processes=count_processes())
+                            processes=count_processes(), **{KEY: digest_settings(tree)})
         if check.analysis:
             write_json(run.path / "analysis.json", check.analysis)
         choice = _start_from(source, start.kind) if source else _prepare_choice(settings, data.train, run)
@@ -176,6 +177,7 @@ def _reopen_run(method: Method, run: Run, settings: Settings, progress: Progress
     manifest = run.read_json("manifest.json")
     if "model" not in manifest:
         raise RunError(f"Run '{run.name}' stopped before its model was loaded.", "Start it again without --resume.")
+    check_settings(run, manifest)
     check_method(method, run, manifest.get("method", SFT.name))
     check_processes(method, run, manifest.get("processes", 1))
     engine = recall_engine(run, stored)

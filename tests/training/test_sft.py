@@ -160,6 +160,8 @@ def test_damaged_checkpoints_are_skipped(tiny_directory, picture_paths, tmp_path
 
 @pytest.mark.parametrize("failure", [
     RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/0"),
+    RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 126272 vs 126164"),
+    RuntimeError("basic_ios::clear: iostream error"),
     SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
 ])
 def test_a_full_disk_is_one_error_that_says_how_to_go_on(failure):

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from medvqa_cli.errors import DataError, ModelError, RunError, SettingsError
+from medvqa_cli.settings.schema import to_tree
 from medvqa_cli.training.grpo import GroupTrainer
 from medvqa_cli.workflows import sharding
 from medvqa_cli.workflows.grpo import train_grpo
 from medvqa_cli.workflows.locks import hold_run
+from medvqa_cli.workflows.settings_digest import KEY, digest_settings
 from medvqa_cli.workflows.train import train_sft
 from tests.workflows.test_train import change
 
@@ -71,12 +73,27 @@ def test_a_model_that_grpo_cannot_train_leaves_no_run(trained, tmp_path, monkeyp
 def test_a_resumed_run_that_is_refused_stays(own_run):
     settings, run = own_run
     run.weights.rename(run.path / "gone")
-    stored = run.read_json("settings.json")
+    stored, manifest = run.read_json("settings.json"), run.read_json("manifest.json")
     stored["train"]["pack_length"] = 8
     run.settings.write_text(json.dumps(stored), encoding="utf-8")
+    with pytest.raises(RunError, match="The settings of run 'small' have changed since it began"):
+        train_sft(settings, resume="small")
+    del manifest[KEY]  # as older runs
+    run.manifest.write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(DataError, match="a pack holds 8"):
         train_sft(settings, resume="small")
     assert (run.checkpoints / "checkpoint-12").is_dir()
+
+
+def test_what_depends_on_the_machine_may_change(trained):
+    settings, run = trained
+    digest = run.read_json("manifest.json")[KEY]
+    moved = change(settings, paths={"runs": "/elsewhere"}, data={"root": "/there"}, model={"device": "cuda"},
+                   train={"workers": 4}, tracking={"probe_questions": 1})
+    assert digest_settings(to_tree(moved)) == digest_settings(run.read_json("settings.json")) == digest
+    for section, values in {"train": {"max_steps": 13}, "data": {"limit": 70}, "model": {"dtype": "bfloat16"}}.items():
+        assert digest_settings(to_tree(change(settings, **{section: values}))) != digest
+    assert digest_settings({"seed": 1}) != digest_settings({"seed": 2})
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, pytest.param(errno.EDQUOT, marks=pytest.mark.slow)])
