@@ -17,6 +17,8 @@ from medvqa_cli.evaluation.recalibration import (
 )
 from medvqa_cli.reporting.blocks import Facts, Note, Plots, Table
 from medvqa_cli.reporting.calibration import build_calibration
+from medvqa_cli.reporting.contents import choose_calibration
+from medvqa_cli.reporting.protocol import describe_shortly
 from medvqa_cli.workflows.evaluate import read_predictions
 from tests.reporting.conftest import SETTINGS
 
@@ -61,6 +63,13 @@ def test_before_and_after_with_intervals(block, change):
                                  "are in the test split too. Measured on demo, test split")
     drawn = {part.partition("<")[0] for part in figures(section)["recalibration"].inline.split(">")}
     assert {"before", "after", "perfect calibration"} <= drawn
+
+
+def test_what_a_calibrator_says_nothing_about_is_left_out_aloud(block, change):
+    change = change | {"questions": "yes/no questions", "not_recalibrated": 1234}
+    note = tables(build_calibration(block | {"recalibration": change}, []))["Before and after recalibration"].note
+    assert note.startswith("Calibrator: platt, learnt from 90 answers to yes/no questions of demo, validation split")
+    assert "1,234 answers to other questions are left out here: the calibrator says nothing about them." in note
 
 
 def test_a_calibrator_that_cannot_be_tried_is_said(block, change):
@@ -109,6 +118,21 @@ def test_other_sources_stand_beside_and_gaps_are_said(block):
     (note,) = [part.text for part in section.blocks if isinstance(part, Note)]
     assert note == ("The numbers of “calibration-validation” are not shown: metrics.json does not say how they were "
                     "measured (missing: inference). Score the run again: `medvqa eval`.")
+
+
+@pytest.mark.parametrize(("inference", "name"), [
+    ({"control": "shuffled"}, "shuffled"), ({"control": "off", "blank_images": True}, "blank"),
+    ({"option_rotation": 2}, "options moved by 2")])
+def test_a_control_is_never_shown_as_the_main_calibration(block, inference, name):
+    control = copy.deepcopy(block)
+    control["protocol"]["inference"] |= inference
+    section = build_calibration(block, [], {"calibration-x": control})
+    assert [row[1] for row in tables(section)["Confidence from each source"].rows] == [
+        "yes/no questions, test split", f"yes/no questions, test split, control: {name}"]
+    assert f"Measured on demo, test split; control: {name}; " in describe_shortly(control["protocol"])
+    assert choose_calibration({"calibration-x": control, "calibration-z": block}) == ("calibration-z", block)
+    for key in ("calibration", "calibration-x"):
+        assert choose_calibration({key: control}) == ("calibration", {})
 
 
 def test_intervals_of_bins_are_drawn(block):
