@@ -46,6 +46,9 @@ def switch_dropout_off(model):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        for name in ("dropout", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):  # of a functional dropout
+                setattr(module, name, 0.0)
 
 
 def train_language(loaded):
