@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.workflows.machine.capacity import WANTED
 from medvqa_cli.workflows.machine.findings import MISSING_PACKAGE, Finding, as_gib
 from medvqa_cli.workflows.machine.software import find_version
 
@@ -89,7 +90,8 @@ def _explain_absence(facts: Facts) -> Finding:
         detail = f"torch cannot use the GPU: {facts['warning'] or 'the driver shows it no device'}"
         step = "`nvidia-smi` shows the newest CUDA the driver takes: update the driver, or install a torch for that."
     else:
-        detail, step = "none: models run on the CPU", "Real models want a GPU of 16 GiB or more."
+        detail, step = ("none: models run on the CPU",
+                        f"Real models want a GPU of {WANTED['GPU'].smallest} GiB or more.")
     return Finding(section="hardware", name="GPU", state="note", detail=detail, next_step=step)
 
 

@@ -34,9 +34,6 @@ MODEL_SIZES = (3, 7, 13)
 """Billions of parameters."""
 OVERHEAD = 1 * GIB
 """The device's context and the libraries' own buffers."""
-RULE = ("Memory = parameters x 2 bytes (4 on a CPU or Apple GPU; infer 4-bit 0.7, QLoRA 0.9) + (billions of "
-        "parameters)^(2/3) x 1.2 GiB to answer 8 questions at a time, 2.4 to train one row by LoRA, 3 by QLoRA (on a "
-        "CPU or Apple GPU 2.4, 4, 3) + 1 GiB. A row has 700 tokens, one picture among them.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +63,15 @@ class Job:
         return self.weight_bytes < 1
 
 
-JOBS = (Job("infer", 2.0, 1.2, 2.4), Job("infer 4-bit", 0.7, 1.2, 2.4), Job("LoRA", 2.0, 2.4, 4.0),
-        Job("QLoRA", 0.9, 3.0, 3.0))
+INFER, INFER_4BIT = Job("infer", 2.0, 1.2, 2.4), Job("infer 4-bit", 0.7, 1.2, 2.4)
+LORA, QLORA = Job("LoRA", 2.0, 2.4, 4.0), Job("QLoRA", 0.9, 3.0, 3.0)
+JOBS = (INFER, INFER_4BIT, LORA, QLORA)
+RULE = (f"Memory = parameters x {INFER.weight_bytes:g} bytes ({2 * INFER.weight_bytes:g} on a CPU or Apple GPU; "
+        f"{INFER_4BIT.name} {INFER_4BIT.weight_bytes:g}, {QLORA.name} {QLORA.weight_bytes:g}) + (billions of "
+        f"parameters)^(2/3) x {INFER.working:g} GiB to answer 8 questions at a time, {LORA.working:g} to train one row "
+        f"by LoRA, {QLORA.working:g} by QLoRA (on a CPU or Apple GPU {INFER.working_32bit:g}, {LORA.working_32bit:g}, "
+        f"{QLORA.working_32bit:g}) + {OVERHEAD // GIB} GiB. A row has 700 tokens, one picture among them.")
+"""`estimate_need` in words."""
 
 
 @dataclass(frozen=True, slots=True)

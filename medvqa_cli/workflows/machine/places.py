@@ -69,7 +69,8 @@ def _describe_memory(outcome: Outcome) -> Finding:
     scarce = WANTED["memory"].judge(total) == "too little"
     return Finding(section="hardware", name="memory", state="note" if scarce else "ok",
                    detail=f"{as_gib(free)} available of {as_gib(total)}{limited}",
-                   next_step="Loading a real model wants 12 GiB or more; small ones work." if scarce else "",
+                   next_step=f"Loading a real model wants {WANTED['memory'].smallest} GiB or more; small ones work."
+                   if scarce else "",
                    facts={"total": total, "available": free})
 
 
