@@ -117,8 +117,14 @@ def _smolvlm(parameters: int, text: Sizes) -> Architecture:
                         picture={"size": {"longest_edge": 2048}})
 
 
+GEMMA_4B = Architecture(
+    family="gemma3", parameters=4_300_079_472, image_size=896, patch_size=2 * 14, vision={**SIGLIP, "image_size": 896},
+    text=_text(2560, 10_240, 34, (8, 4), 262_208, head_dim=256, sliding_window=1024),
+    rest={"mm_tokens_per_image": 256})
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llava_1.5_7b": Architecture(family="llava", parameters=7_063_427_072, vision=CLIP, text=VICUNA_7B, image_size=336),
+    "llava_1.5_13b": Architecture(family="llava", parameters=13_350_839_296, vision=CLIP, image_size=336,
+                                  text=_text(5120, 13_824, 40, (40, 40), 32_000, model_type="llama")),
     "llava_next_mistral_7b": _llava_next(7_566_747_648, MISTRAL_7B),
     "llava_next_vicuna_7b": _llava_next(7_063_431_168, VICUNA_7B),
     "llava_onevision_0.5b": _onevision(893_618_208, _text(*QWEN2_SMALL, 151_936), tied=True),
@@ -136,11 +142,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
                           hidden_size=1152, intermediate_size=4304, deepstack_visual_indexes=[8, 16, 24]),
     "smolvlm2_256m": _smolvlm(256_484_928, _text(576, 1536, 30, (9, 3), 49_280)),
     "smolvlm2_500m": _smolvlm(507_482_304, _text(960, 2560, 32, (15, 5), 49_280)),
-    "gemma3_4b": Architecture(
-        family="gemma3", parameters=4_300_079_472, image_size=896, patch_size=2 * 14,
-        vision={**SIGLIP, "image_size": 896},
-        text=_text(2560, 10_240, 34, (8, 4), 262_208, head_dim=256, sliding_window=1024),
-        rest={"mm_tokens_per_image": 256}),
+    "gemma3_4b": GEMMA_4B,
+    "medgemma_4b": GEMMA_4B,
     "paligemma_3b": Architecture(
         family="paligemma", parameters=2_923_466_480, image_size=224, rest={"projection_dim": 2048},
         vision={**SIGLIP, "image_size": 224},

@@ -13,11 +13,11 @@ from medvqa_cli.models.random_models import build_weights, sketch_architecture, 
 from medvqa_cli.plugins import models
 from medvqa_cli.registry import normalize_name
 
-TOKENS = {"llava_1.5_7b": 576, "llava_next_mistral_7b": 2928, "llava_next_vicuna_7b": 2928,
+TOKENS = {"llava_1.5_7b": 576, "llava_1.5_13b": 576, "llava_next_mistral_7b": 2928, "llava_next_vicuna_7b": 2928,
           "llava_onevision_0.5b": 3699, "llava_onevision_7b": 3699, "internvl3_1b": 256, "internvl3_2b": 256,
           "internvl3_8b": 256, "qwen2_vl_2b": 256, "qwen2_vl_7b": 256, "qwen2_5_vl_3b": 256, "qwen2_5_vl_7b": 256,
           "qwen3_vl_2b": 196, "qwen3_vl_4b": 196, "qwen3_vl_8b": 196, "smolvlm2_256m": 17 * 64,
-          "smolvlm2_500m": 17 * 64, "gemma3_4b": 256, "paligemma_3b": 256, "blip2_opt_2.7b": 32}
+          "smolvlm2_500m": 17 * 64, "gemma3_4b": 256, "medgemma_4b": 256, "paligemma_3b": 256, "blip2_opt_2.7b": 32}
 """Of a picture of 448 x 448 pixels: LLaVA-NeXT and OneVision see it as two by two tiles with a line end each row."""
 FEW = ("llava_1.5_7b", "qwen3_vl_2b", "blip2_opt_2.7b")
 

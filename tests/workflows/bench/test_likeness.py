@@ -123,9 +123,9 @@ def test_a_folder_is_like_itself(tmp_path):
 def test_errors_name_what_to_do():
     with pytest.raises(ModelError, match=r"Unknown model 'llava_1\.5_8b'\. Did you mean 'llava_1\.5_7b'"):
         sketch_like("llava_1.5_8b", choose())
-    with pytest.raises(ModelError, match=r"The sizes of 'llava_1\.5_13b' are not known here\.") as failure:
-        sketch_like("llava_1.5_13b", choose())
+    with pytest.raises(ModelError, match=r"The sizes of 'llava_next_vicuna_13b' are not known here\.") as failure:
+        sketch_like("llava_next_vicuna_13b", choose())
     assert failure.value.hint.startswith("Known: llava_1.5_7b, ")
-    assert "`medvqa models info llava_1.5_13b --download-config`" in failure.value.hint
+    assert "`medvqa models info llava_next_vicuna_13b --download-config`" in failure.value.hint
     with pytest.raises(SettingsError, match="random weights, which are not quantised; --quantization is '4bit'"):
         likeness.build_like(NAME, choose(quantization="4bit"), [])

@@ -72,6 +72,8 @@ def test_operations_are_those_of_products_and_attention():
 
 @pytest.mark.parametrize(("name", "dtype", "tera"), [
     ("NVIDIA H200", "bfloat16", 989), ("NVIDIA H100 80GB HBM3", "float32", 67), ("NVIDIA H100 PCIe", "float16", 756),
+    ("NVIDIA H200 NVL", "bfloat16", 835), ("NVIDIA GH200 480GB", "bfloat16", 989), ("NVIDIA H20", "bfloat16", 148),
+    ("NVIDIA L40S", "bfloat16", 362), ("NVIDIA L40", "bfloat16", 181), ("NVIDIA L4", "bfloat16", 121),
     ("NVIDIA A100-SXM4-80GB", "bfloat16", 312), ("NVIDIA A10", "bfloat16", 125), ("NVIDIA A10G", "bfloat16", None),
     ("Tesla T4", "bfloat16", None), ("Tesla T4", "float16", 65), ("NVIDIA GeForce GTX 1080", "float32", None),
 ])
