@@ -101,13 +101,17 @@ def compare_counts(first: Mapping[str, Counted], second: Mapping[str, Counted], 
 
 def _test_exchanges(combine: Combine, one: NDArray[np.float64], other: NDArray[np.float64],
                     exchanges: Iterator[NDArray[np.float64]]) -> float:
-    """Return how often exchanging clusters' sums [clusters, k] gives a difference as large as the one seen."""
+    """Return how often exchanging clusters' sums [clusters, k] gives a difference as large as the one seen.
+
+    Exchanges that leave the measure undefined are not counted. The observed one always is.
+    """
     reached = abs(float(combine(other.sum(axis=0)) - combine(one.sum(axis=0)))) - 1e-9
     hits = drawn = 0
     for swapped in exchanges:
         moved = swapped @ (other - one)
         found = combine(other.sum(axis=0) - moved) - combine(one.sum(axis=0) + moved)
-        hits, drawn = hits + int(np.sum(np.abs(found) >= reached)), drawn + len(swapped)
+        found = np.abs(found[~np.isnan(found)])
+        hits, drawn = hits + int(np.sum(found >= reached)), drawn + len(found)
     is_exact = len(one) <= EXACT_CLUSTERS
     return hits / drawn if is_exact else (hits + 1) / (drawn + 1)
 

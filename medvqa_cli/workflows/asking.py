@@ -113,8 +113,13 @@ def group_samples(samples: Sequence[VQASample]) -> list[list[VQASample]]:
 
 
 def seed_portion(engine: Engine, portion: Sequence[VQASample], seed: int) -> int:
-    """Return the seed of a call: that of the image, or the run's where the engine gives each question its own."""
-    return seed_for(seed, portion[0].images) if engine.intake.by_image else seed
+    """Return the seed of a call: that of the image, or the run's where the engine gives each question its own.
+
+    A question without an image is a call of its own: its seed is its id's.
+    """
+    if not engine.intake.by_image:
+        return seed
+    return seed_for(seed, portion[0].images or identify(portion[0]))
 
 
 def _run(portions: Sequence[list[VQASample]], call: Callable[[list[VQASample]], list[T]],

@@ -77,6 +77,14 @@ def test_a_measure_that_is_no_mean_is_compared_as_a_whole():
     assert found.p_value == 1.0  # exchanging the second image changes nothing; either way the difference is 0.2
 
 
+def test_exchanges_that_leave_a_measure_undefined_are_not_counted():
+    """Of four exchanges two leave a system without any question of the kind; the other two give a difference of 1."""
+    rows = {"ratio": Counted(np.array([[1.0, 1.0], [0.0, 0.0]]), take_mean)}
+    other = {"ratio": Counted(np.array([[0.0, 0.0], [0.0, 1.0]]), take_mean)}
+    found = compare_counts(rows, other, ["a", "b"])["ratio"]
+    assert (found.first, found.second, found.p_value) == (1.0, 0.0, 1.0)
+
+
 def test_equal_systems_are_rarely_found_different():
     """At level 0.05 about one in twenty comparisons of equal systems is found, questions of an image alike or not."""
     draw, found = np.random.default_rng(0), 0

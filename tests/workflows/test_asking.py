@@ -243,6 +243,16 @@ def test_portions_are_what_the_engine_takes():
     assert (by_image == 3, alone == 3) == (False, True)
 
 
+def test_questions_without_an_image_draw_apart():
+    engine = Recorder(Intake())
+    samples = [dataclasses.replace(sample, images=()) for sample in make_samples(6)]
+    portions = plan_portions(engine, samples)
+    assert [len(portion) for portion in portions] == [1] * 6
+    seeds = [seed_portion(engine, portion, 3) for portion in portions]
+    assert len(set(seeds)) == 6
+    assert seeds[::-1] == [seed_portion(engine, portion, 3) for portion in plan_portions(engine, samples[::-1])]
+
+
 @pytest.mark.parametrize("calls", [1, 3])
 def test_programming_mistakes_and_broken_engines_reach_the_caller(calls):
     for fault in (ValueError("mistake"), ModelError("gone")):
