@@ -12,11 +12,14 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medvqa_cli import __version__
 from medvqa_cli.errors import RunError
 from medvqa_cli.records import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pillow")
 
@@ -82,6 +85,10 @@ class Run:
             raise RunError(f"{path} is damaged: {error}.") from error
         return content
 
+    def name_resume(self) -> str:
+        """Return the command by which the training goes on."""
+        return name_resume(self.name, self.read_json("manifest.json"))
+
     def update_manifest(self, **facts: Any) -> None:
         """Merge facts into the manifest."""
         current = self.read_json("manifest.json") if self.manifest.exists() else {}
@@ -107,6 +114,13 @@ def create_run(runs: Path, name: str) -> Run:
         run.update_manifest(created=now(), **describe_environment())
         return run
     raise RunError(f"There are 9,999 runs called '{name}' in '{runs}'.", "Choose another --name.")
+
+
+def name_resume(run: str, manifest: Mapping[str, Any]) -> str:
+    """Return the command by which a run's training goes on: by its method, in as many processes as it began with."""
+    number = manifest.get("processes", 1)
+    return f"medvqa train {manifest.get('method', 'sft')} --resume {run}" + (
+        f" --num-processes {number}" if number > 1 else "")
 
 
 def list_runs(runs: Path) -> list[Run]:

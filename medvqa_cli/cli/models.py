@@ -84,7 +84,7 @@ def _find_name(call: Call) -> str:
     run = open_run(call.runs, typed)
     if run.weights is None:
         raise ModelError(f"Run '{run.name}' has no trained model yet.",
-                         f"Finish it with `medvqa train sft --resume {run.name}`.")
+                         f"Finish it with `{run.name_resume()}`.")
     return str(run.weights)
 
 

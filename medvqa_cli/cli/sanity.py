@@ -105,7 +105,7 @@ def _name_weights(call: Call) -> None:
     run = open_run(call.runs, model)
     if run.weights is None:
         raise RunError(f"Run '{run.name}' has no trained model yet.",
-                       f"Finish it with `medvqa train sft --resume {run.name}`.")
+                       f"Finish it with `{run.name_resume()}`.")
     call.assign("model.name", str(run.weights), "--model")
 
 

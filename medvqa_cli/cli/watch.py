@@ -145,4 +145,4 @@ def _describe_rest(status: TrainingStatus) -> Iterator[str]:
         yield "It has no events of a training: it may hold answers alone."
     yield from (f"warning: {warning}" for warning in status.warnings)
     if status.state in {"stopped", "gone"}:
-        yield f"Continue with: medvqa train sft --resume {status.run}"
+        yield f"Continue with: {status.resume}"

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from medvqa_cli.errors import RunError
 from medvqa_cli.records import read_jsonl, write_json, write_jsonl
-from medvqa_cli.training.processes import name_resume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,8 +118,8 @@ def drop_events(events: Path, after: int) -> None:
 
 
 @contextmanager
-def explained_full_disk(run: str, method: str) -> Iterator[None]:
-    """Turn what is raised when the disk is full into one error that says how to go on."""
+def explained_full_disk(run: str, resume: str) -> Iterator[None]:
+    """Turn what is raised when the disk is full into one error that names the command to go on by."""
     from safetensors import SafetensorError
 
     try:
@@ -129,7 +128,7 @@ def explained_full_disk(run: str, method: str) -> Iterator[None]:
         if not any(sign in str(error) for sign in FULL):
             raise
         raise RunError(f"The disk is full: run '{run}' could not be written on.",
-                       f"Free some space, then: {name_resume(run, method)}") from error
+                       f"Free some space, then: {resume}") from error
 
 
 def _list_files(folder: Path) -> dict[str, tuple[int, int]]:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import distributed
 
-from medvqa_cli.errors import RunError
+from medvqa_cli.errors import MedVQAError, RunError
 from medvqa_cli.models.placement import count_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+T = TypeVar("T")
 PATIENCE = timedelta(hours=12)
 """How long processes wait for the main one, which may be preparing data."""
 _waiting: list[Any] = []
@@ -87,19 +88,34 @@ def follow(main: Callable[[], Any]) -> Any:
     return value
 
 
-def name_resume(run: str, method: str, processes: int | None = None) -> str:
-    """Return the command by which a run goes on: in as many processes as now, if not said otherwise."""
-    number = processes or count_processes()
-    return f"medvqa train {method} --resume {run}" + (f" --num-processes {number}" if number > 1 else "")
+def together(action: Callable[[], T]) -> T:
+    """Return what `action` returns in this process, once it has succeeded in all of them.
+
+    Raises:
+        MedVQAError: What `action` raises, in the main process; in another one, only if the main one succeeds.
+        SystemExit: In the others, where any was refused: they end in silence.
+    """
+    value, refusal = None, None
+    try:
+        value = action()
+    except MedVQAError as error:
+        refusal = error
+    speaks = not tell(refusal is not None) or is_main()
+    is_refused = agree(refusal is not None)
+    if refusal and speaks:
+        raise refusal
+    if is_refused:
+        raise SystemExit(0)
+    return cast("T", value)
 
 
 @contextmanager
-def explained_loss(run: str, method: str) -> Iterator[None]:
-    """Turn what gloo and NCCL raise when another process is gone into one error that says how to go on."""
+def explained_loss(resume: str) -> Iterator[None]:
+    """Turn what gloo and NCCL raise when another process is gone into one error that names the command to go on by."""
     try:
         yield
     except RuntimeError as error:
         if count_processes() == 1 or not any(sign in str(error) for sign in ("Connection", "gloo", "NCCL", "TCPStore")):
             raise
         raise RunError("Another process of this training has ended; its message says why.",
-                       f"Then: {name_resume(run, method)}") from error
+                       f"Then: {resume}") from error

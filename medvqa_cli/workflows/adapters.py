@@ -68,7 +68,7 @@ def _find_adapter(run: Run) -> Path:
     weights = run.weights
     if weights is None:
         raise ModelError(f"Run '{run.name}' has no trained model yet.",
-                         f"Finish it with `medvqa train sft --resume {run.name}`.")
+                         f"Finish it with `{run.name_resume()}`.")
     if weights.name != "adapter":
         raise ModelError(f"Run '{run.name}' has trained the weights themselves: there is no adapter to merge.",
                          f"Its model is ready as it is: {weights}")

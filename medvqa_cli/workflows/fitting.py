@@ -78,18 +78,17 @@ def check_method(method: Method, run: Run, wanted: str) -> None:
     """Refuse to go on by another method than a run was begun by."""
     if method.name != wanted:
         raise RunError(f"Run '{run.name}' was begun by `medvqa train {wanted}`, and this is `medvqa train "
-                       f"{method.name}`.", f"medvqa train {wanted} --resume {run.name}")
+                       f"{method.name}`.", run.name_resume())
 
 
-def check_processes(method: Method, run: Run, wanted: int) -> None:
+def check_processes(run: Run, wanted: int) -> None:
     """Refuse another number of processes: a step would see other questions than before."""
     from medvqa_cli.models.placement import count_processes
-    from medvqa_cli.training.processes import name_resume
 
     if count_processes() != wanted:
         number = "1 process" if wanted == 1 else f"{wanted} processes"
         raise RunError(f"Run '{run.name}' was begun with {number}, and this is {count_processes()}.",
-                       name_resume(run.name, method.name, wanted))
+                       run.name_resume())
 
 
 def fit(job: Job, progress: Progress) -> Run:
@@ -102,13 +101,13 @@ def fit(job: Job, progress: Progress) -> Run:
         KeyboardInterrupt: After Ctrl-C, once a checkpoint is written.
     """
     from medvqa_cli.training.checkpoints import explained_full_disk
-    from medvqa_cli.training.processes import explained_loss, is_main
+    from medvqa_cli.training.processes import explained_loss, is_main, together
 
-    run, loaded, method = job.run, job.loaded, job.method.name
-    with explained_loss(run.name, method), explained_full_disk(run.name, method), _removed_if_refused(job) as trainers:
+    run, loaded, resume = job.run, job.loaded, job.run.name_resume()
+    with explained_loss(resume), explained_full_disk(run.name, resume), _removed_if_refused(job) as trainers:
         job, encoder, packed = _prepare(job, progress)
         start = time.perf_counter()
-        features = open_vision_cache(job.settings, loaded, encoder, job.data.train, progress)
+        features = together(lambda: open_vision_cache(job.settings, loaded, encoder, job.data.train, progress))
         trainer = _run_trainer(job, encoder, features, progress, trainers, packed=packed)
         weights = trainer.gather_weights()
         if is_main():
@@ -130,7 +129,7 @@ def _removed_if_refused(job: Job) -> Iterator[list[Any]]:
     trainers: list[Any] = []
     try:
         yield trainers
-    except MedVQAError:
+    except (MedVQAError, SystemExit):  # the latter if another process alone was refused
         if job.is_new and is_main() and not any(trainer.state.global_step for trainer in trainers):
             shutil.rmtree(job.run.path)
         raise
@@ -139,14 +138,14 @@ def _removed_if_refused(job: Job) -> Iterator[list[Any]]:
 def _prepare(job: Job, progress: Progress) -> tuple[Job, SampleEncoder, bool]:
     """Return the job with the questions that its model reads, their encoder, and whether they are packed."""
     from medvqa_cli.models.adapters import count_parameters, describe_parameters
-    from medvqa_cli.training.processes import follow, is_main
+    from medvqa_cli.training.processes import follow, is_main, together
 
     settings, loaded = job.settings, job.loaded
     parts = count_parameters(loaded.model, loaded.family.layout)
     progress.say(describe_parameters(parts))
     augmentation = build_augmentation(settings, job.data.train)
     encoder = build_encoder(loaded, settings, cache_mb=settings.train.image_cache_mb, augmentation=augmentation)
-    data, too_long = keep_trainable(settings, loaded, job.data, encoder, progress)
+    data, too_long = together(lambda: keep_trainable(settings, loaded, job.data, encoder, progress))
     packed = follow(lambda: decide_packing(settings, loaded, encoder, data.train, progress))
     if is_main():
         job.run.update_manifest(started=now(), packed=packed, parameters=parts, too_long=too_long,
@@ -156,14 +155,14 @@ def _prepare(job: Job, progress: Progress) -> tuple[Job, SampleEncoder, bool]:
 
 def _run_trainer(job: Job, encoder: SampleEncoder, features: FeatureCache | None, progress: Progress,
                  trainers: list[Any], *, packed: bool) -> Any:
-    from medvqa_cli.training.processes import follow, is_main, name_resume
+    from medvqa_cli.training.processes import follow, is_main, together
 
     run = job.run
     checkpoint = follow(lambda: _find_start(run, progress))
     with JsonlWriter(run.events) if is_main() else nullcontext() as events:
         plan, diagnostics = _make_plan(job, encoder, events, progress, packed=packed)
         plan = replace(plan, features=features, engine=job.engine)
-        trainer, stop = job.method.build(job, plan, events, progress)
+        trainer, stop = together(lambda: job.method.build(job, plan, events, progress))
         trainers.append(trainer)
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
@@ -172,7 +171,7 @@ def _run_trainer(job: Job, encoder: SampleEncoder, features: FeatureCache | None
             if diagnostics:
                 diagnostics.close()
     if stop.requested:
-        progress.warn(f"Stopped. Continue with: {name_resume(run.name, job.method.name)}")
+        progress.warn(f"Stopped. Continue with: {run.name_resume()}")
         raise KeyboardInterrupt
     return trainer
 

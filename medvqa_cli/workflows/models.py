@@ -220,7 +220,7 @@ def choose_trained(run: Run) -> ModelChoice:
     weights = run.weights
     if weights is None:
         raise ModelError(f"Run '{run.name}' has no trained model yet.",
-                         f"Finish it with `medvqa train sft --resume {run.name}`.")
+                         f"Finish it with `{run.name_resume()}`.")
     return recall_choice(run.read_json("manifest.json").get("model", {}), weights)
 
 

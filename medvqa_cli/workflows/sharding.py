@@ -162,8 +162,9 @@ def check_fsdp(config: Mapping[str, Any], settings: Settings, where: str) -> Non
 def _check_whole(settings: Settings, what: str) -> None:
     """Refuse what looks at whole weights while an engine has split them."""
     train, model = settings.train, settings.model
-    clashes = {"model.quantization": (model.quantization, {"4bit", "8bit"}), "train.vision_cache":
-               (train.vision_cache, {"memory", "disk"})}
+    clashes = {"model.quantization": (model.quantization, {"4bit", "8bit"}),
+               "train.vision_cache": (train.vision_cache, {"memory", "disk"}),
+               "train.best_metric": (train.best_metric if train.seeks_best else "", {"probe_accuracy"})}
     for key, (value, refused) in clashes.items():
         if value in refused:
             raise SettingsError(f"{what} splits weights, which {key} '{value}' does not allow.",

@@ -179,7 +179,7 @@ def _reopen_run(method: Method, run: Run, settings: Settings, progress: Progress
         raise RunError(f"Run '{run.name}' stopped before its model was loaded.", "Start it again without --resume.")
     check_settings(run, manifest)
     check_method(method, run, manifest.get("method", SFT.name))
-    check_processes(method, run, manifest.get("processes", 1))
+    check_processes(run, manifest.get("processes", 1))
     engine = recall_engine(run, stored)
     check_tracking(stored)
     data = load_training_data(stored, progress)

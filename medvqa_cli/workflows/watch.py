@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from medvqa_cli.errors import RunError
+from medvqa_cli.runs import name_resume
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,7 @@ class TrainingStatus:
         probe: The last probe event.
         checkpoint: Step of the last checkpoint.
         warnings: What should not be missed.
+        resume: The command by which it goes on.
     """
 
     run: str
@@ -60,6 +62,7 @@ class TrainingStatus:
     probe: dict[str, Any] | None = None
     checkpoint: int | None = None
     warnings: list[str] = field(default_factory=list)
+    resume: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -124,8 +127,8 @@ class TrainingWatch:
 
     def look(self) -> TrainingStatus:
         """Return how the training stands now."""
-        status = TrainingStatus(self.run.name)
         manifest = _read_manifest(self.run)
+        status = TrainingStatus(self.run.name, resume=name_resume(self.run.name, manifest))
         status.warnings = list(manifest.get("warnings", []))
         start: dict[str, Any] = {}
         last: dict[str, Any] = {}

@@ -67,10 +67,11 @@ def test_warnings_and_how_to_go_on(medvqa, make_run):
     run = make_run("first", trained=False)
     write_events(run, {"event": "warning", "seconds": 9.0, "step": 20, "message": "The model has collapsed."},
                  {"event": "end", "seconds": 9.5, "step": 20}, steps=40)
+    run.update_manifest(method="grpo", processes=2)
     output = medvqa("train", "watch", "first").stdout
     assert output.startswith("first: stopped before its last step\n" + "█" * 15 + "░" * 15 + " 20/40 steps (50%)")
     assert "warning: The model has collapsed." in output
-    assert "Continue with: medvqa train sft --resume first" in output
+    assert "Continue with: medvqa train grpo --resume first --num-processes 2" in output
 
 
 def test_runs_without_a_training(medvqa, make_run):

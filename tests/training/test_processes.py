@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load
 
 from medvqa_cli.cli.terminal import Terminal
-from medvqa_cli.errors import RunError, SettingsError
+from medvqa_cli.errors import DataError, RunError, SettingsError
+from medvqa_cli.training import processes
 from medvqa_cli.workflows.launch import _explain_failure, count_wanted
 from tests.training.processes import (
     TREE,
@@ -157,6 +158,35 @@ def test_a_launcher_starts_them(home, module):
     assert json.loads(done.stdout)["run"] == name
     assert done.stderr.count("Run: ") == 1
     assert json.loads((home / "runs" / name / "manifest.json").read_text())["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("train", "code", "message"), [
+    ({"pack_length": 8}, 4, "a pack holds 8 (train.pack_length)"),
+    ({"vision_cache": "memory"}, 2, "is trained: what the vision tower")], ids=["too-long", "vision-cache"])
+def test_what_is_refused_is_said_once_and_leaves_no_run(home, train, code, message):
+    team = start_team(home, "train", "sft", "--config", str(write_config(home, **train)), "--name", "refused")
+    messages, quiet = finish_team(team, home, code)
+    assert message in messages
+    assert quiet == ""
+    assert not list((home / "runs").glob("refused*"))
+
+
+@pytest.mark.parametrize(("main", "refused", "end"), [
+    (True, (True, True), DataError), (True, (True, False), DataError), (True, (False, True), SystemExit),
+    (False, (True, True), SystemExit), (False, (True, False), SystemExit), (False, (False, True), DataError)])
+def test_what_is_refused_anywhere_ends_all_and_one_says_why(monkeypatch, main, refused, end):
+    def act():
+        if refused[0 if main else 1]:
+            raise DataError("It is refused.")
+
+    monkeypatch.setattr(processes, "is_main", lambda: main)
+    monkeypatch.setattr(processes, "tell", lambda value: refused[0])
+    monkeypatch.setattr(processes, "agree", lambda wish: any(refused))
+    with pytest.raises(end):
+        processes.together(act)
+    refused = (False, False)
+    assert processes.together(lambda: 7) == 7
 
 
 @pytest.mark.slow

@@ -165,10 +165,10 @@ def test_damaged_checkpoints_are_skipped(tiny_directory, picture_paths, tmp_path
     SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
 ])
 def test_a_full_disk_is_one_error_that_says_how_to_go_on(failure):
-    with pytest.raises(RunError, match="The disk is full") as seen, explained_full_disk("mine", "sft"):
+    with pytest.raises(RunError, match="The disk is full") as seen, explained_full_disk("mine", "--resume mine"):
         raise failure
     assert "--resume mine" in seen.value.hint
-    with pytest.raises(RuntimeError, match="shapes"), explained_full_disk("mine", "sft"):
+    with pytest.raises(RuntimeError, match="shapes"), explained_full_disk("mine", "--resume mine"):
         raise RuntimeError("shapes differ")
 
 

@@ -112,6 +112,8 @@ def test_a_file_that_is_none_is_refused(tmp_path, name, content, message):
     ({"activation_checkpointing": True}, {"gradient_checkpointing": True}, "and so is train.gradient_checkpointing"),
     ({}, {"model": {"quantization": "4bit"}}, "FSDP splits weights, which model.quantization '4bit' does not allow"),
     ({}, {"vision_cache": "memory"}, "FSDP splits weights, which train.vision_cache 'memory' does not allow"),
+    ({}, {"early_stopping": 2, "keep": "last", "best_metric": "probe_accuracy"},
+     "FSDP splits weights, which train.best_metric 'probe_accuracy' does not allow"),
 ])
 def test_fsdp_settings_are_checked(tmp_path, config, train, message):
     with pytest.raises(SettingsError) as caught:
