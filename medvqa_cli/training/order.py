@@ -10,6 +10,7 @@ import bisect
 import itertools
 import random
 from collections import Counter
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch.utils.data import Dataset
@@ -86,7 +87,7 @@ class TrainingOrder(Dataset[Block]):
         self._starts = [0]
         self.length = self.per_epoch if length is None else length
 
-    @property
+    @cached_property
     def per_epoch(self) -> int:
         """Blocks in an epoch: the same in each, but for drawn questions, where it is those of the first one."""
         if self._share is not None:
