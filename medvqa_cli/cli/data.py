@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.cli.command import command
 from medvqa_cli.cli.completion import complete_choice, complete_dataset
 from medvqa_cli.cli.groups import make_group
-from medvqa_cli.cli.options import DRY_RUN, NAME, OPEN, OWN_DATA, PRESENTATION, SEED, SELECTION, SPLIT, WORKERS, Option
+from medvqa_cli.cli.options import (
+    CHOICE,
+    DRY_RUN,
+    FILES,
+    NAME,
+    OPEN,
+    OWN_DATA,
+    PRESENTATION,
+    SEED,
+    SELECTION,
+    SPLIT,
+    WORKERS,
+    Option,
+    leave_out,
+)
 from medvqa_cli.cli.tables import print_analysis, print_mixture
 from medvqa_cli.errors import DataError, SettingsError
 
@@ -59,10 +73,12 @@ def list_datasets(call: Call) -> None:
         call.terminal.print_table(["name", "origin", "about"], [list(row.values()) for row in rows])
 
 
-@command(app, "prepare", REQUIRED_NAME, FORCE, DOWNLOAD, *SELECTION, *OWN_DATA, REVISION, EMBED, WORKERS, SEED,
-         DRY_RUN)
+@command(app, "prepare", REQUIRED_NAME, FORCE, DOWNLOAD, *FILES, *OWN_DATA, REVISION, EMBED, WORKERS, DRY_RUN)
 def prepare_data(call: Call) -> None:
-    """Read the original files once, check them, and keep them ready; nothing is done if they have not changed."""
+    """Read the original files once, check them, and keep them ready; nothing is done if they have not changed.
+
+    All questions are kept: which of them are used (--language, --question-type, --limit...) is said where they are.
+    """
     from medvqa_cli.workflows.data import prepare_data as prepare
 
     if call.is_on("download"):
@@ -133,7 +149,7 @@ def export_data(call: Call) -> None:
             call.progress.say(f"Read it back with: medvqa data prepare conversations --root {directory}{given}")
 
 
-@command(app, "mix", MIXTURE, COUNT, BLOCK, *SELECTION, SEED)
+@command(app, "mix", MIXTURE, COUNT, BLOCK, *leave_out((*CHOICE, *FILES), "--subsample", "--root", "--source"), SEED)
 def show_mixture(call: Call) -> None:
     """Check a mixture file: shares wanted and drawn, sizes, and a few questions of one draw."""
     from medvqa_cli.records import to_json

@@ -20,6 +20,7 @@ from medvqa_cli.cli.options import (
     SPLIT,
     TAG,
     Option,
+    leave_out,
 )
 from medvqa_cli.errors import SettingsError
 
@@ -43,8 +44,8 @@ SHOWN = 3
 """Pictures of a split that are drawn."""
 
 
-@command(app, "infer", RUN, SPLIT, TAG, IMAGE, QUESTION, OVERWRITE, SHOW_IMAGE, *DATA, *PRESENTATION, *MODEL, *ENGINE,
-         *INFERENCE, *DOUBT, SEED, DRY_RUN)
+@command(app, "infer", RUN, SPLIT, TAG, IMAGE, QUESTION, OVERWRITE, SHOW_IMAGE, *leave_out(DATA, "--subsample"),
+         *PRESENTATION, *MODEL, *ENGINE, *INFERENCE, *DOUBT, SEED, DRY_RUN)
 def infer(call: Call) -> None:
     """Answer a split, or questions about one image, with a run's model or a named one."""
     from medvqa_cli.cli.run_choice import choose_run

@@ -16,7 +16,7 @@ from medvqa_cli.cli.completion import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 LONGEST_METAVAR = 15
 Kind = Literal["text", "switch", "many", "argument", "required", "several", "any"]
@@ -70,6 +70,11 @@ def _choice(flag: str, key: str, choices: str, help: str) -> Option:  # noqa: A0
     return Option(flag, help, key, metavar, complete=complete_choice(words))
 
 
+def leave_out(options: Iterable[Option], *flags: str) -> tuple[Option, ...]:
+    """Return the options without those that would do nothing in some command."""
+    return tuple(option for option in options if option.flag not in flags)
+
+
 GENERAL = _panel(
     "Everywhere",
     Option("--config", "Settings file (TOML, YAML or JSON).", metavar="FILE"),
@@ -86,16 +91,20 @@ NAME = Option("NAME", "Data set.", "data.dataset", "NAME", "argument", complete_
 DATASET = Option("--dataset", "Data set (medvqa data list).", "data.dataset", "NAME", complete=complete_dataset)
 SEED = Option("--seed", "Seed of everything random.", "seed", "N")
 LIMIT = Option("--limit", "Use only the first N questions of each split.", "data.limit", "N")
-SELECTION = _panel(
+FILES = _panel(
     "Data",
     Option("--root", "Folder or archive of the data set's original files.", "data.root", "PATH"),
     _choice("--source", "data.source", "auto|local|hf", "Local files, or the hub copy."),
+    _choice("--missing-images", "data.missing_images", "error|skip", "Stop at a missing image, or leave it out."),
+)
+CHOICE = _panel(
+    "Data",
     Option("--language", "Keep questions in this language, or all.", "data.language", "CODE"),
     _choice("--question-type", "data.question_type", "all|closed|open", "Keep all, closed or open questions."),
     Option("--subsample", "Train on N questions drawn with the seed.", "data.subsample", "N"),
     LIMIT,
-    _choice("--missing-images", "data.missing_images", "error|skip", "Stop at a missing image, or leave it out."),
 )
+SELECTION = (*FILES, *CHOICE)
 DATA = (*_panel("Data", DATASET), *SELECTION)
 OWN_DATA = _panel(
     "Data",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from medvqa_cli.cli.command import Call
 
+OF_ANOTHER_MODEL = ("model.family", "model.revision", "model.scratch")
 START = "Start with `medvqa quickstart` or `medvqa train sft`."
 
 
@@ -38,6 +39,7 @@ def continue_from(call: Call) -> str | None:
     A run named with --model counts as a run; with neither, the latest trained run is taken, and said.
 
     Raises:
+        SettingsError: If a run is named and another model too.
         RunError: If the run is unknown, or there is no trained run.
     """
     typed = call.text("run")
@@ -46,11 +48,23 @@ def continue_from(call: Call) -> str | None:
         return None
     name = typed or model
     run = open_run(call.runs, name) if name else latest_run(call.runs)
+    _check_model(call, run, typed)
     call.continue_run(run.read_json("settings.json"))
     if name is None:
         call.progress.say(f"No run or model is named: taking the latest trained run, '{run.name}' "
                           f"(data set '{call.settings.data.dataset}').")
     return str(run.path)
+
+
+def _check_model(call: Call, run: Run, typed: str | None) -> None:
+    """Refuse what would choose another model than the run's: it would have no effect."""
+    if typed and (model := typed_model(call)):
+        raise SettingsError(f"--run {typed} and --model {model} exclude each other: the run's own model answers.",
+                            "Leave one out.")
+    others = [assignment.origin for assignment in call.typed if assignment.key in OF_ANOTHER_MODEL]
+    if others:
+        raise SettingsError(f"The model of run '{run.name}' answers: {', '.join(others)} would have no effect.",
+                            "Leave it out, or name another model with --model.")
 
 
 def open_answered(call: Call, pattern: str = "predictions*.jsonl") -> Run:

@@ -29,6 +29,8 @@ INIT_WEIGHTS = Option("--init-weights", "Which of that run's weights: kept, aver
 FROM_EMA = Option("--resume-from-ema", "Start from the average of this finished run's weights.", metavar="RUN",
                   complete=complete_run)
 
+OF_ONE_DATA_SET = ("data.dataset", "data.root", "data.source", "data.subsample")
+
 command(app, "watch", *OPTIONS)(watch_run)
 
 PUSH = Option("--push-to-hub", "When done, upload weights and a model card to this private repository.",
@@ -62,6 +64,7 @@ def _carry_out(call: Call, train: Callable[..., Run]) -> None:
     from medvqa_cli.cli.runs import describe_run
 
     _check_resume(call)
+    _check_mixture(call)
     target = _check_push(call)
     if call.is_on("dry_run"):
         _plan(call, train)
@@ -124,8 +127,23 @@ def _find_source(call: Call) -> str | None:
     from medvqa_cli.cli.run_choice import is_run, typed_model
 
     model = typed_model(call)
-    return (call.text("init_from") or call.text("adapter") or call.text("resume_from_ema")
-            or (model if model and is_run(call.runs, model) else None))
+    for name in ("init_from", "adapter", "resume_from_ema"):
+        if source := call.text(name):
+            if model:
+                raise SettingsError(f"--{name.replace('_', '-')} {source} and --model {model} exclude each other: the "
+                                    "run's own model is trained on.", "Leave one out.")
+            return source
+    return model if model and is_run(call.runs, model) else None
+
+
+def _check_mixture(call: Call) -> None:
+    """Refuse what a mixture would not heed: its file names the data sets, and each has its own files."""
+    if call.settings.data.mixture is None:
+        return
+    others = [assignment.origin for assignment in call.typed if assignment.key in OF_ONE_DATA_SET]
+    if others:
+        raise SettingsError(f"A mixture names its data sets itself: {', '.join(others)} would have no effect.",
+                            f"Leave it out, or write it into '{call.settings.data.mixture}'.")
 
 
 def _find_kind(call: Call) -> Any:

@@ -13,7 +13,7 @@ from medvqa_cli.errors import DataError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import write_atomically, write_json
 from medvqa_cli.runs import now
-from medvqa_cli.workflows.data import choose_dataset, choose_language, open_data, select_samples
+from medvqa_cli.workflows.data import check_language, choose_dataset, choose_language, open_data, select_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,7 +72,7 @@ def analyze_data(settings: Settings, *, against: Sequence[str] = (), page: bool 
         "dataset": part.prepared.name,
         "fingerprint": part.prepared.fingerprint,
         "selection": part.selection,
-        "stored": {split: _count_languages(part.prepared.path, split) for split in part.prepared.counts},
+        "stored": part.stored,
         "skipped": len(part.prepared.skipped),
         **audit_samples(part.splits, part.images, train_split=settings.data.train_split,
                         text_only=settings.data.text_only, against=others),
@@ -104,9 +104,10 @@ class SelectedSplit:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is examined of a data set: the selected questions, and what looking at their pictures gave."""
+    """What is examined of a data set: questions per language, those selected, what looking at their pictures gave."""
 
     prepared: PreparedData
+    stored: dict[str, Counter[str]]
     selection: dict[str, Any]
     splits: dict[str, SelectedSplit]
     images: ImageReport
@@ -117,11 +118,13 @@ def _read_part(settings: Settings, progress: Progress) -> Part:
     from medvqa_cli.data.images import warn_burned_in
 
     prepared, language = open_data(settings, progress), choose_language(settings)
+    stored = {split: _count_languages(prepared.path, split) for split in prepared.counts}
+    check_language(prepared.name, language, sum(stored.values(), Counter()))
     splits = {split: SelectedSplit(settings, prepared.path, split, language) for split in prepared.counts}
     images = inspect_images((sample for samples in splits.values() for sample in samples), settings.data.max_pixels,
                             progress, workers=settings.data.workers, find_text=warn_burned_in,
                             cache=prepared.path / HASHES)
-    return Part(prepared, describe_selection(settings, language), splits, images)
+    return Part(prepared, stored, describe_selection(settings, language), splits, images)
 
 
 def _write_page(path: Path, document: dict[str, Any], max_pixels: int) -> None:
@@ -141,8 +144,8 @@ def _compare(settings: Settings, ours: Part, name: str, progress: Progress) -> d
     return compare_datasets(ours.splits, theirs.splits, ours.images, theirs.images, name=theirs.prepared.name)
 
 
-def _count_languages(folder: Path, split: str) -> dict[str, int]:
-    return dict(Counter(sample.language for sample in iterate_split(folder, split)))
+def _count_languages(folder: Path, split: str) -> Counter[str]:
+    return Counter(sample.language for sample in iterate_split(folder, split))
 
 
 def describe_selection(settings: Settings, language: str) -> dict[str, Any]:

@@ -158,6 +158,7 @@ def choose_samples(settings: Settings, split: str, progress: Progress = SILENT) 
                         f"It has: {_describe_counts(prepared.counts)}.")
     stored = read_split(prepared.path, split)
     language = choose_language(settings)
+    check_language(prepared.name, language, Counter(sample.language for sample in stored))
     selected = select_samples(stored, split, settings, language)
     if not selected:
         found = Counter(f"{sample.language} {sample.answer_type}" for sample in stored)
@@ -165,6 +166,22 @@ def choose_samples(settings: Settings, split: str, progress: Progress = SILENT) 
                         f"'{language}', question type '{settings.data.question_type}'.",
                         f"The split has: {_describe_counts(found)}.")
     return rename_dataset(selected, prepared.name)
+
+
+def check_language(name: str, language: str, found: Mapping[str, int]) -> None:
+    """Refuse a language that no question is in.
+
+    Args:
+        name: The data set's name.
+        language: The language to keep; "all" is always there.
+        found: Questions per language.
+
+    Raises:
+        DataError: Naming the languages there are.
+    """
+    if language != ALL and language not in found:
+        raise DataError(f"No question of '{name}' is in the language '{language}'.",
+                        f"It has: {_describe_counts(found)}. Name one of them with --language, or all.")
 
 
 def rename_dataset(samples: Sequence[VQASample], name: str) -> list[VQASample]:

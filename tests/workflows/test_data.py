@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -184,10 +185,18 @@ def test_an_unknown_split_names_those_there_are(configure, tmp_path):
 
 def test_nothing_left_names_the_filters(configure, slake_root):
     with pytest.raises(DataError) as failure:
-        load_samples(configure("slake", slake_root, language="de", question_type="closed"), "train")
-    assert failure.value.message == ("No question of 'slake', split 'train', is left after the filters: language 'de', "
+        load_samples(configure("slake", slake_root, language="zh", question_type="closed"), "train")
+    assert failure.value.message == ("No question of 'slake', split 'train', is left after the filters: language 'zh', "
                                      "question type 'closed'.")
     assert failure.value.hint == "The split has: en closed 1, zh open 1, en open 1."
+
+
+@pytest.mark.parametrize("use", [lambda settings: load_samples(settings, "train"), analyze_data])
+def test_an_unknown_language_names_those_there_are(configure, slake_root, use):
+    with pytest.raises(DataError) as failure:
+        use(configure("slake", slake_root, language="fr"))
+    assert failure.value.message == "No question of 'slake' is in the language 'fr'."
+    assert re.fullmatch(r"It has: en \d, zh \d\. Name one of them with --language, or all\.", failure.value.hint)
 
 
 def test_aliases(configure, slake_root, tmp_path):
