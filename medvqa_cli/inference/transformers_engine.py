@@ -15,7 +15,7 @@ from medvqa_cli.inference.protocol import Decoding, Generation, Intake
 from medvqa_cli.inference.shared_prefix import PrefixTree
 from medvqa_cli.models.batches import find_token_losses, join_images, stack_plain, to_device
 from medvqa_cli.models.encoding import EncodedSample
-from medvqa_cli.models.packing import find_common_prefix
+from medvqa_cli.models.packing import divide_prompts, find_common_prefix
 from medvqa_cli.records import AnswerSample
 
 if TYPE_CHECKING:
@@ -95,9 +95,15 @@ class TransformersEngine:
         return {}
 
     def _score_as_tree(self, samples: Sequence[VQASample], branches: Sequence[tuple[int, list[int]]]) -> list[float]:
-        prompts = self._prompts(samples)
-        tree, shared = self._plant(samples, prompts)
-        return tree.score(tree.ask([prompt[shared:] for prompt in prompts]), branches)
+        scores: dict[int, float] = {}
+        for part, prompts in self._divide(samples):
+            tree, shared = self._plant([samples[number] for number in part], prompts)
+            own = [place for place, (number, _) in enumerate(branches) if number in part]
+            if own:
+                found = tree.score(tree.ask([prompt[shared:] for prompt in prompts]),
+                                   [(part.index(branches[place][0]), branches[place][1]) for place in own])
+                scores |= zip(own, found, strict=True)
+        return [scores[place] for place in range(len(branches))]
 
     def _score_as_batch(self, samples: Sequence[VQASample], branches: Sequence[tuple[int, list[int]]]) -> list[float]:
         scores: list[float] = []
@@ -125,6 +131,12 @@ class TransformersEngine:
         images = self.encoder.encode_images(samples[0])
         return [self.encoder.encode_text(sample, images).prompt for sample in samples]
 
+    def _divide(self, samples: Sequence[VQASample]) -> list[tuple[list[int], list[tuple[int, ...]]]]:
+        """Return the numbers of samples that share one prefix with all images in it, with their prompts."""
+        prompts = self._prompts(samples)
+        return [(part, [prompts[number] for number in part])
+                for part in divide_prompts(prompts, self.encoder.image_token)]
+
     def _plant(self, samples: Sequence[VQASample], prompts: Sequence[tuple[int, ...]]) -> tuple[PrefixTree, int]:
         family, processor = self.loaded.family, self.loaded.processor
         shared = find_common_prefix(prompts)
@@ -136,13 +148,16 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _decode_as_tree(self, samples: Sequence[VQASample], count: int, decoding: Decoding) -> list[Path]:
-        prompts = self._prompts(samples)
-        tree, shared = self._plant(samples, prompts)
         choose: Chooser = choose_greedily
         if decoding.temperature > 0:
             choose = draw_counts(decoding, torch.Generator().manual_seed(decoding.seed))
-        return decode_branches(tree, [prompt[shared:] for prompt in prompts], count, choose,
-                               max_new_tokens=decoding.max_new_tokens, end_ids=self.end_ids)
+        paths: list[Path] = []
+        for part, prompts in self._divide(samples):
+            tree, shared = self._plant([samples[number] for number in part], prompts)
+            found = decode_branches(tree, [prompt[shared:] for prompt in prompts], count, choose,
+                                    max_new_tokens=decoding.max_new_tokens, end_ids=self.end_ids)
+            paths += [replace(path, question=part[path.question]) for path in found]
+        return sorted(paths, key=lambda path: path.question)
 
     @torch.inference_mode()
     def _decode_as_batch(self, rows: Sequence[VQASample], decoding: Decoding) -> list[tuple[tuple[int, ...], float]]:

@@ -35,7 +35,8 @@ def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *
         encoder: Turns samples into ids and pixels.
         groups: With `packed` a group becomes one row; without, each sample becomes a row with its own copy.
         packed: Whether to share the image prefix by a block mask.
-        max_tokens: With `packed`, a group longer than this is split into several rows; nothing is cut off.
+        max_tokens: With `packed`, a group longer than this is split into several rows; nothing is cut off. So is one
+            whose samples differ before their images end (`SampleEncoder.arrange` brings equal ones together).
         epochs: Of each group, the epoch in which its pictures are seen, which decides how they are varied; if not
             given, they are seen as they are.
         apart: Leave each row's pictures by themselves, as "pictures", for a `FeatureCache` to replace.
@@ -50,7 +51,8 @@ def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *
     for group, epoch in zip(groups, seen, strict=True):
         inputs = encoder.encode_images(group[0], epoch)
         encoded = [encoder.encode_text(sample, inputs) for sample in group]
-        plan = plan_packs(encoded, max_tokens=max_tokens, max_questions=len(encoded) if packed else 1)
+        plan = plan_packs(encoded, encoder.image_token, max_tokens=max_tokens,
+                          max_questions=len(encoded) if packed else 1)
         packs.extend(([encoded[index] for index in pack], inputs) for pack in plan)
     text = stack_packed(encoder, packs) if packed else stack_plain(encoder, [samples[0] for samples, _ in packs])
     images = [inputs for _, inputs in packs]
@@ -62,7 +64,7 @@ def stack_packed(encoder: SampleEncoder, packs: Sequence[Pack]) -> dict[str, tor
     rows = [build_row(samples, partial(_place, encoder, images)) for samples, images in packs]
     text = stack_rows(rows, encoder.padding_id)
     if encoder.family.capabilities.bidirectional_images:
-        runs = number_runs(text["input_ids"] == encoder.family.find_image_token(encoder.processor))
+        runs = number_runs(text["input_ids"] == encoder.image_token)
         text["attention_mask"] = text["attention_mask"] | pair_runs(runs)
     return text
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from medvqa_cli.data.augmentation import Augmentation
+    from medvqa_cli.data.prompts import Turn
     from medvqa_cli.models.protocol import ImageInputs, ModelFamily
     from medvqa_cli.records import VQASample
 
@@ -53,6 +54,11 @@ class ImageCache:
         while self._size > self.max_bytes:
             self._size -= _size_in_bytes(self._entries.popitem(last=False)[1])
         return entry
+
+
+def find_lead(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Return the turns before the last one with an image."""
+    return turns[:max((place for place, turn in enumerate(turns) if turn.num_images), default=0)]
 
 
 def _name(sample: VQASample) -> str:
@@ -114,6 +120,22 @@ class SampleEncoder:
     def padding_id(self) -> int:
         """The token that fills up short rows."""
         return self.processor.tokenizer.pad_token_id or 0
+
+    @property
+    def image_token(self) -> int:
+        """The token that stands where an image feature goes."""
+        return self.family.find_image_token(self.processor)
+
+    def arrange(self, samples: Sequence[VQASample]) -> list[VQASample]:
+        """Return samples of one image with those beside one another whose prompts are the same up to the image.
+
+        They differ before it where exemplars are put in different styles.
+        """
+        if not self.prompt.exemplars:
+            return list(samples)
+        leads = [find_lead(build_turns(sample, self.prompt)) for sample in samples]
+        return [sample for lead in dict.fromkeys(leads)
+                for sample, own in zip(samples, leads, strict=True) if own == lead]
 
     def list_pictures(self, sample: VQASample) -> tuple[str, ...]:
         """Return the paths of all pictures that a sample is put with: those of exemplars, then its own.

@@ -8,6 +8,7 @@ arXiv:2409.17146) and PrefixGrouper (Liu et al. 2025, arXiv:2506.05433). Differs
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,21 +76,41 @@ def build_row(samples: Sequence[EncodedSample], find_positions: Callable[[Sequen
     return row
 
 
-def plan_packs(samples: Sequence[EncodedSample], *, max_tokens: int, max_questions: int) -> list[list[int]]:
+def cut_behind_images(prompt: tuple[int, ...], image_token: int) -> tuple[int, ...]:
+    """Return a prompt up to its last image token: what rows that share its images must share; empty without one."""
+    return prompt[:len(prompt) - prompt[::-1].index(image_token)] if image_token in prompt else ()
+
+
+def divide_prompts(prompts: Sequence[tuple[int, ...]], image_token: int) -> list[list[int]]:
+    """Return the indices of prompts about the same images, those together whose common prefix holds all images.
+
+    Exemplars stand before the images and are put in the style of the question, so prompts may part before them.
+    """
+    parts: dict[tuple[int, ...], list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        parts.setdefault(cut_behind_images(prompt, image_token), []).append(index)
+    return list(parts.values())
+
+
+def plan_packs(samples: Sequence[EncodedSample], image_token: int, *, max_tokens: int,
+               max_questions: int) -> list[list[int]]:
     """Split the samples of one image, in order, into packs within both limits; return their indices.
 
-    A sample longer than `max_tokens` by itself makes a pack of its own: nothing is ever cut off.
+    A pack ends where the next sample differs before the image's end. A sample longer than `max_tokens` by itself makes
+    a pack of its own: nothing is ever cut off.
     """
-    shared = find_common_prefix([sample.prompt for sample in samples])
     packs: list[list[int]] = []
-    room = 0
-    for index, sample in enumerate(samples):
-        length = len(sample.prompt) - shared + len(sample.answer)
-        if not packs or length > room or len(packs[-1]) == max_questions:
-            packs.append([])
-            room = max_tokens - shared
-        packs[-1].append(index)
-        room -= length
+    runs = itertools.groupby(range(len(samples)), lambda n: cut_behind_images(samples[n].prompt, image_token))
+    for run in (list(indices) for _, indices in runs):
+        shared = find_common_prefix([samples[index].prompt for index in run])
+        room = -1
+        for index in run:
+            length = len(samples[index].prompt) - shared + len(samples[index].answer)
+            if index == run[0] or length > room or len(packs[-1]) == max_questions:
+                packs.append([])
+                room = max_tokens - shared
+            packs[-1].append(index)
+            room -= length
     return packs
 
 

@@ -41,7 +41,7 @@ class ChoiceCollator:
 
     def collate(self, groups: Sequence[Group], epochs: Sequence[int] | None = None) -> dict[str, Any]:
         """Return the tensors of one forward pass; with the epoch of each group, its pictures are varied."""
-        weights = self.collator.weights
+        groups, weights = self.collator.arrange(groups), self.collator.weights
         expansion = self.objective.expand(groups, weights.weigh) if weights else self.objective.expand(groups)
         batch = replace(self.collator, weights=None).collate([tuple(group) for group in expansion.groups], epochs)
         return batch | mark_choices(batch["labels"], expansion)

@@ -37,8 +37,13 @@ class Collator:
         """Return the tensors of one forward pass."""
         return self.collate([group for block in blocks for group in block])
 
+    def arrange(self, groups: Sequence[Group]) -> list[Group]:
+        """Return the groups as they are packed: questions that share a prefix beside one another."""
+        return [tuple(self.encoder.arrange(group)) if self.packed else group for group in groups]
+
     def collate(self, groups: Sequence[Group], epochs: Sequence[int] | None = None) -> dict[str, Any]:
         """Return the tensors of one forward pass; with the epoch of each group, its pictures are varied."""
+        groups = self.arrange(groups)
         batch = build_batch(self.encoder, groups, packed=self.packed, max_tokens=self.max_tokens, epochs=epochs,
                             apart=self.apart)
         if self.weights:

@@ -15,7 +15,7 @@ from medvqa_cli.inference.branches import decode_branches
 from medvqa_cli.inference.shared_prefix import PrefixTree
 from medvqa_cli.models.batches import PACK_LENGTH, fit_inputs, join_images, stack_packed, to_device
 from medvqa_cli.models.encoding import EncodedSample
-from medvqa_cli.models.packing import IGNORE, find_common_prefix, pad_lists, plan_packs
+from medvqa_cli.models.packing import IGNORE, divide_prompts, find_common_prefix, pad_lists, plan_packs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,11 +36,24 @@ def group_by_images(samples: Sequence[VQASample], indices: Sequence[int]) -> lis
     return list(groups.values())
 
 
+def group_by_prefix(encoder: SampleEncoder, samples: Sequence[VQASample], indices: Sequence[int]) -> list[list[int]]:
+    """Return places in `indices` whose samples show the same images behind the same words, in order of appearance."""
+    groups = []
+    for places in group_by_images(samples, indices):
+        prompts = _encode_prompts(encoder, [samples[indices[place]] for place in places])
+        groups += [[places[number] for number in part] for part in divide_prompts(prompts, encoder.image_token)]
+    return groups
+
+
+def _encode_prompts(encoder: SampleEncoder, samples: Sequence[VQASample]) -> list[tuple[int, ...]]:
+    images = encoder.encode_images(samples[0])
+    return [encoder.encode_text(sample, images).prompt for sample in samples]
+
+
 def plant_tree(model: Any, encoder: SampleEncoder,
                samples: Sequence[VQASample]) -> tuple[PrefixTree, list[tuple[int, ...]]]:
-    """Prefill what the prompts of samples of one image share; return the tree and what each prompt adds to it."""
-    images = encoder.encode_images(samples[0])
-    prompts = [encoder.encode_text(sample, images).prompt for sample in samples]
+    """Prefill what prompts that share their images share; return the tree and what each prompt adds to it."""
+    images, prompts = encoder.encode_images(samples[0]), _encode_prompts(encoder, samples)
     shared = find_common_prefix(prompts)
     prefix = prompts[0][:shared]
     ids = torch.tensor([prefix])
@@ -71,7 +84,7 @@ def draw_completions(model: Any, encoder: SampleEncoder, samples: Sequence[VQASa
         of the same sample are exchangeable: equal ones stand beside one another.
     """
     drawn: list[tuple[tuple[int, ...], float]] = [((), 0.0)] * len(indices)
-    for places in group_by_images(samples, indices):
+    for places in group_by_prefix(encoder, samples, indices):
         counts = Counter(indices[place] for place in places)
         for count in sorted(set(counts.values())):
             asked = [index for index, number in counts.items() if number == count]
@@ -123,11 +136,11 @@ def pack_completions(encoder: SampleEncoder, samples: Sequence[VQASample], compl
                      max_tokens: int) -> tuple[list[int], dict[str, torch.Tensor]]:
     """Return the order in which completions stand in packs, one or more an image, and the packs as a batch."""
     packs, order = [], []
-    for places in group_by_images(samples, [index for index, _ in completions]):
+    for places in group_by_prefix(encoder, samples, [index for index, _ in completions]):
         images = encoder.encode_images(samples[completions[places[0]][0]])
         encoded = [EncodedSample(encoder.encode_text(samples[index], images).prompt, tokens)
                    for index, tokens in (completions[place] for place in places)]
-        for pack in plan_packs(encoded, max_tokens=max_tokens, max_questions=len(encoded)):
+        for pack in plan_packs(encoded, encoder.image_token, max_tokens=max_tokens, max_questions=len(encoded)):
             packs.append(([encoded[number] for number in pack], images))
             order += [places[number] for number in pack]
     return order, {**stack_packed(encoder, packs), **join_images([images for _, images in packs])}

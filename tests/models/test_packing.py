@@ -11,7 +11,15 @@ from PIL import Image
 from medvqa_cli.models.adapters import attach_lora
 from medvqa_cli.models.batches import build_batch, sum_answer_loss
 from medvqa_cli.models.encoding import EncodedSample, SampleEncoder
-from medvqa_cli.models.packing import IGNORE, build_row, find_common_prefix, plan_packs, stack_rows
+from medvqa_cli.models.packing import (
+    IGNORE,
+    build_row,
+    cut_behind_images,
+    divide_prompts,
+    find_common_prefix,
+    plan_packs,
+    stack_rows,
+)
 from medvqa_cli.records import VQASample
 from medvqa_cli.settings.train import LoRASettings, TrainSettings
 from tests.models.conftest import QUESTIONS, fill_adapters, load_tiny
@@ -54,11 +62,21 @@ def test_a_row_holds_every_sample_exactly(pairs):
 @given(st.lists(st.tuples(IDS, IDS), min_size=1, max_size=10), st.integers(1, 40), st.integers(1, 5))
 def test_packs_keep_order_and_limits_and_drop_nothing(pairs, max_tokens, max_questions):
     samples = [EncodedSample(prompt, answer) for prompt, answer in pairs]
-    packs = plan_packs(samples, max_tokens=max_tokens, max_questions=max_questions)
+    packs = plan_packs(samples, 5, max_tokens=max_tokens, max_questions=max_questions)
     assert [index for pack in packs for index in pack] == list(range(len(samples)))
     for pack in packs:
         assert len(pack) <= max_questions
         assert len(pack) == 1 or len(build_row([samples[i] for i in pack]).ids) <= max_tokens
+        assert len({cut_behind_images(samples[i].prompt, 5) for i in pack}) == 1
+
+
+def test_prompts_part_where_they_differ_before_their_last_image_token():
+    prompts = [(1, 9, 9, 3), (2, 9, 9, 3), (1, 9, 9, 4, 4), (1, 9, 3), (5, 6)]
+    assert [cut_behind_images(prompt, 9) for prompt in prompts] == [(1, 9, 9), (2, 9, 9), (1, 9, 9), (1, 9), ()]
+    assert divide_prompts(prompts, 9) == [[0, 2], [1], [3], [4]]
+    samples = [EncodedSample(prompt, (7,)) for prompt in prompts]
+    assert plan_packs(samples, 9, max_tokens=99, max_questions=9) == [[0], [1], [2], [3], [4]]
+    assert plan_packs([samples[0], samples[2], samples[1]], 9, max_tokens=99, max_questions=9) == [[0, 1], [2]]
 
 
 def test_block_mask_by_hand():
