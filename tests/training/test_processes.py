@@ -42,6 +42,7 @@ def finish_team(team, home, code=0):
     for process in reversed(team):
         process.join(120)
     quiet = (home / "messages-1").read_text(encoding="utf-8")
+    print(quiet)  # shown if the test fails
     return finish(team[0], home, code), quiet
 
 
