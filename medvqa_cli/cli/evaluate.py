@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 app = make_group("Score a run: answers, calibration; compare runs.")
 CONFIDENCE = Option("--confidence-level", "Level of the intervals.", "evaluation.confidence_level", "P")
 RESAMPLES = Option("--resamples", "Bootstrap resamples, drawn over images.", "evaluation.resamples", "N")
-BLANK = Option("--blank-images", "Show a grey picture instead of every image.", "infer.blank_images", kind="switch")
+SHOWN = (Option("--blank-images", "Show a grey picture instead of every image.", "infer.blank_images", kind="switch"),
+         Option("--control", "What the model sees in place of the image; its numbers lie beside the main ones.",
+                "infer.control", "NAME",
+                complete=complete_choice(["off", "blank", "shuffled", "shuffled-modality", "text-only"])))
 FROM = Option("--from", "Score this file of answers (JSON lines) instead of a run's own.", metavar="FILE")
 PROFILE = Option("--profile", "Text normalization: medvqa, vqa, llava-med or squad; several with commas between.",
                  "evaluation.profiles", "NAMES")
@@ -110,7 +113,7 @@ def evaluate_answers(call: Call) -> None:
         call.progress.say(f"Next: medvqa report {run.name}")
 
 
-@command(app, "calibration", RUN, SPLIT, OVERWRITE, *CALIBRATION, *TRUST, CONFIDENCE, RESAMPLES, BLANK, *DATA,
+@command(app, "calibration", RUN, SPLIT, OVERWRITE, *CALIBRATION, *TRUST, CONFIDENCE, RESAMPLES, *SHOWN, *DATA,
          *PRESENTATION, *MODEL, *ENGINE, SEED, DRY_RUN)
 def evaluate_calibration(call: Call) -> None:
     """Draw many answers to each yes/no question, or ask otherwise, and measure how far confidence can be trusted.
@@ -194,6 +197,8 @@ def _suggest_calibrator(call: Call, run: Run, metrics: Mapping[str, Any]) -> str
     file = run.path / scope.calibrator
     options = f" --method {scope.method}" if scope.method != "sampling" else ""
     options += f" --questions {scope.questions}" if scope.questions != "yes_no" else ""
+    options += f" --samples {metrics['num_samples']}" if metrics["num_samples"] else ""
+    options += f" --control {call.settings.infer.shown}" if call.settings.infer.shown != "off" else ""
     return f"medvqa eval calibration --run {run.name}{options} --calibrator {file}"
 
 

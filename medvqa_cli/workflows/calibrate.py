@@ -118,7 +118,7 @@ def _write_comparison(run: Run, settings: Settings, scope: Scope, measured: dict
                "folders": {method: make_scope(settings, scope.split, method, run).folder for method in blocks},
                "protocol": _join_protocols(list(protocols.values())) | {
                    "confidence": {method: protocol["rules"]["confidence"] for method, protocol in protocols.items()}}}
-    write_json(run.path / f"calibration{scope.tag}-all" / "metrics.json", summary)
+    write_json(run.path / f"calibration{scope.tag}-methods" / "metrics.json", summary)
     merge_metrics(run, f"confidence_methods{scope.tag}", summary)
     return summary
 

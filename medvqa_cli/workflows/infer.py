@@ -100,6 +100,10 @@ def answer_split(settings: Settings, target: Run, engine: Engine, *, split: str,
             writer.write(prediction)
             ledger.keep()
     order_rows(path, samples)
+    if settings.infer.abstain_below is not None:
+        rows = read_predictions(path)
+        progress.say(f"{sum(row.abstains for row in rows)} of {len(rows)} answers abstain: less sure than "
+                     f"{settings.infer.abstain_below:g}, or without a confidence.")
     report_failures(path, failures, progress)
 
 

@@ -132,6 +132,7 @@ def recalibrate_details(run: Run, settings: Settings, scope: Scope, details: lis
     options: dict[str, Any] = {"num_bins": settings.calibration.bins, "num_samples": summary["num_samples"]}
     if wanted.fit is not None:
         calibrator, folds = _learn(run, settings, scope, details, summary, method=wanted.fit, **options)
+        warn_of_fall(calibrator, progress)
         found = {"role": "learnt", "folds": folds is not None}
     elif wanted.calibrator is not None:
         calibrator = read_calibrator(wanted.calibrator.expanduser())
@@ -143,6 +144,14 @@ def recalibrate_details(run: Run, settings: Settings, scope: Scope, details: lis
     compared = compare_calibration(folds, settings.evaluation, seed=settings.seed, **options) if folds else {}
     summary["recalibration"] = found | {"calibrator": describe_calibrator(calibrator)} | compared
     return details
+
+
+def warn_of_fall(calibrator: Calibrator, progress: Progress) -> None:
+    """Warn where the surer answers were the less often right: such a confidence tells nothing."""
+    slope = calibrator.curve.parameters.get("a", (1.0,))[0]
+    if calibrator.curve.method == "platt" and slope < 0:
+        progress.warn("The surer answers are the less often right here: the calibrator turns their order around. The "
+                      "other methods keep it, but such a confidence tells little.")
 
 
 def _count_others(calibrator: Calibrator, details: Sequence[Detail], progress: Progress) -> int:

@@ -25,6 +25,15 @@ def test_the_cards_training_line(medvqa, workflows):
     assert "Next: medvqa infer --run fake" in result.stderr
 
 
+@pytest.mark.parametrize(("words", "shown"), [((), "off"), (("--blank-images",), "blank"),
+                                              (("--control", "shuffled"), "shuffled")])
+def test_calibration_of_a_control(medvqa, workflows, make_run, words, shown):
+    make_run("small", dataset="slake")
+    result = medvqa("eval", "calibration", "--run", "small", *words)
+    assert result.exit_code == 0, result.stderr
+    assert only(workflows).arguments[0].infer.shown == shown
+
+
 def test_the_cards_calibration_line_takes_the_latest_run(medvqa, workflows, make_run):
     make_run("older", dataset="vqa_rad")
     latest = make_run("latest", dataset="slake", seed=7)

@@ -101,6 +101,8 @@ def test_answers_to_other_questions_have_no_confidence_which_is_said_once(own_ru
     expected = (f"{number} of {len(rows)} answers have no confidence: {number} are to other questions than the yes/no "
                 "questions that the calibrator was learnt from. They count as abstentions.")
     assert [text for text in listener.warnings if "no confidence" in text] == [expected]
+    count = sum(row.abstains for row in rows)
+    assert f"{count} of {len(rows)} answers abstain: less sure than 0.1, or without a confidence." in listener.said
 
 
 def test_a_question_about_a_picture_of_ones_own_counts_by_its_answer(tmp_path, listener):

@@ -22,7 +22,7 @@ from medvqa_cli.workflows.data import load_samples
 from medvqa_cli.workflows.elicitation.statements import JUDGE_ANSWER, STATE_CONFIDENCE, read_stated
 from medvqa_cli.workflows.engines import build_engine, open_engine
 from medvqa_cli.workflows.infer import infer_split
-from medvqa_cli.workflows.recalibrating import Recalibration
+from medvqa_cli.workflows.recalibrating import Recalibration, warn_of_fall
 from tests.workflows.conftest import merge
 
 FILES = {"metrics.json", "detailed_results.json", "summary.txt"}
@@ -270,6 +270,15 @@ def store(run, source, **options):
     write_calibrator(file, fit_calibrator("platt", [0.9, 0.6, 0.8, 0.5], [True, False, True, False], kinds=["yes_no"],
                                           source=source, **options))
     return file
+
+
+@pytest.mark.parametrize(("right", "warns"), [([True, True, False, False], False), ([False, False, True, True], True)])
+def test_a_calibrator_that_turns_the_order_around_is_warned_of(right, warns, listener):
+    from medvqa_cli.scoring.recalibration import fit_calibrator
+
+    warn_of_fall(fit_calibrator("platt", [0.9, 0.8, 0.6, 0.5], right, kinds=["yes_no"]), listener)
+    assert len(listener.warnings) == warns
+    assert all(text.startswith("The surer answers are the less often right") for text in listener.warnings)
 
 
 def test_numbers_of_a_control_lie_beside_the_main_ones(own_run, listener):

@@ -94,7 +94,7 @@ def test_the_command_line_asks_a_server(server, trained, tmp_path, monkeypatch, 
     assert "verbalized     32" in done.stdout
     assert "logits: left out, engine 'openai' tells no log-probabilities of given answers" in done.stdout
     assert "Questions: all. Right is, of yes/no questions: the answer parses as the gold answer; others" in done.stdout
-    assert (tmp_path / "runs" / "infer-org-vl" / "calibration-all-all" / "metrics.json").exists()
+    assert (tmp_path / "runs" / "infer-org-vl" / "calibration-all-methods" / "metrics.json").exists()
 
 
 def test_a_run_and_a_server_exclude_each_other(server, tmp_path, monkeypatch):
