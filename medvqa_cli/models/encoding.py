@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from array import array
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from medvqa_cli.data.prompts import build_turns, check_prompt, format_target, list_exemplar_images
 from medvqa_cli.errors import DataError
+from medvqa_cli.models.processors import expand_placeholders
 from medvqa_cli.settings.data import PromptSettings
 
 if TYPE_CHECKING:
@@ -20,9 +23,13 @@ if TYPE_CHECKING:
     from medvqa_cli.models.protocol import ImageInputs, ModelFamily
     from medvqa_cli.records import VQASample
 
+T = TypeVar("T")
 BLANK_GREY = (127, 127, 127)
 PLAIN = PromptSettings()
-MAX_TEXTS = 100_000
+TEXT_BYTES = 128 * 2**20
+"""Memory for tokenized texts: some 100,000 questions."""
+TOKEN_BYTES, ENTRY_BYTES = 8, 800
+"""What a token and an entry of them take: an id of 4 bytes, as many letters in the key, and Python's objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +40,55 @@ class EncodedSample:
     answer: tuple[int, ...]
 
 
-class ImageCache:
-    """Processed pictures, the least recently used thrown out beyond `max_bytes`."""
+@dataclass(frozen=True, slots=True)
+class KeptText:
+    """An encoded sample as it is kept: ids of 4 bytes, each run of image tokens as one of them with its length."""
 
-    def __init__(self, max_bytes: int) -> None:
+    prompt: array[int]
+    answer: array[int]
+    runs: tuple[int, ...]
+
+    @classmethod
+    def squeeze(cls, sample: EncodedSample, image_token: int) -> KeptText:
+        """Return what is kept of a sample."""
+        prompt, runs = array("i"), []
+        for token, run in itertools.groupby(sample.prompt):
+            length = len(list(run))
+            if token == image_token:
+                runs.append(length)
+            prompt.extend([token] if token == image_token else [token] * length)
+        return cls(prompt, array("i", sample.answer), tuple(runs))
+
+    def expand(self, image_token: int) -> EncodedSample:
+        """Return the sample as it was."""
+        return EncodedSample(tuple(expand_placeholders(self.prompt, image_token, self.runs)), tuple(self.answer))
+
+    def count_bytes(self) -> int:
+        """Return about how much memory it takes with its key."""
+        return ENTRY_BYTES + TOKEN_BYTES * (len(self.prompt) + len(self.answer))
+
+
+class Cache(Generic[T]):
+    """Entries that are made when they are first asked for; the least recently used go beyond `max_bytes`."""
+
+    def __init__(self, max_bytes: int, count_bytes: Callable[[T], int]) -> None:
         self.max_bytes = max_bytes
+        self._count_bytes = count_bytes
         self._size = 0
-        self._entries: OrderedDict[tuple[str, ...], ImageInputs] = OrderedDict()
+        self._entries: OrderedDict[tuple[object, ...], T] = OrderedDict()
 
-    def get(self, key: tuple[str, ...], make: Callable[[], ImageInputs]) -> ImageInputs:
+    def get(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         """Return the entry of `key`, made by `make` if it is not there."""
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
         entry = make()
-        size = _size_in_bytes(entry)
+        size = self._count_bytes(entry)
         if size <= self.max_bytes:
             self._entries[key] = entry
             self._size += size
         while self._size > self.max_bytes:
-            self._size -= _size_in_bytes(self._entries.popitem(last=False)[1])
+            self._size -= self._count_bytes(self._entries.popitem(last=False)[1])
         return entry
 
 
@@ -65,7 +101,8 @@ def _name(sample: VQASample) -> str:
     return f"Question '{sample.question_id}' of {sample.dataset}/{sample.split}"
 
 
-def _size_in_bytes(inputs: ImageInputs) -> int:
+def count_image_bytes(inputs: ImageInputs) -> int:
+    """Return the memory of image inputs."""
     return sum(tensor.numel() * tensor.element_size() for tensor in inputs.tensors.values())
 
 
@@ -99,10 +136,10 @@ class SampleEncoder:
         self.blank_images = blank_images
         self._read_image = read_image
         self._augmentation = augmentation
-        self._images = ImageCache(cache_bytes)
+        self._images = Cache(cache_bytes, count_image_bytes)
         self._exemplar_paths = list_exemplar_images(prompt)
         self._exemplars: list[Image.Image] = []
-        self._texts: dict[tuple[object, ...], EncodedSample] = {}
+        self._texts = Cache(TEXT_BYTES, KeptText.count_bytes)
 
     def with_prompt(self, prompt: PromptSettings) -> SampleEncoder:
         """Return an encoder that puts questions in another way; processed pictures are shared."""
@@ -167,17 +204,17 @@ class SampleEncoder:
         """
         turns, target = build_turns(sample, self.prompt), format_target(sample, self.prompt)
         key = (turns, target, images.num_tokens, images.markers)
-        if key not in self._texts:
-            if len(self._texts) >= MAX_TEXTS:
-                self._texts.clear()
+
+        def encode() -> KeptText:
             try:
                 prompt = self.family.encode_prompt(self.processor, turns, images)
                 answer = self.family.encode_answer(self.processor, target)
             except ValueError as error:
                 raise DataError(f"{_name(sample)} cannot be put to this model: {error}.",
                                 "Change its text, or leave it out.") from error
-            self._texts[key] = EncodedSample(tuple(prompt), tuple(answer))
-        return self._texts[key]
+            return KeptText.squeeze(EncodedSample(tuple(prompt), tuple(answer)), self.image_token)
+
+        return self._texts.get(key, encode).expand(self.image_token)
 
     def _check_number(self, sample: VQASample) -> None:
         able, number = self.family.capabilities, len(self._exemplar_paths) + len(sample.images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from medvqa_cli.errors import SettingsError
 from medvqa_cli.inference.protocol import Decoding
 from medvqa_cli.inference.transformers_engine import TransformersEngine
 from medvqa_cli.models.batches import build_batch, compare_packed_loss
-from medvqa_cli.models.encoding import BLANK_GREY, SampleEncoder
+from medvqa_cli.models.encoding import BLANK_GREY, Cache, EncodedSample, KeptText, SampleEncoder
 from medvqa_cli.models.packing import find_common_prefix
+from medvqa_cli.models.protocol import ImageInputs
 from medvqa_cli.records import VQASample
 from medvqa_cli.settings.data import Exemplar, PromptSettings
 from tests.models.conftest import QUESTIONS
@@ -102,7 +104,34 @@ def test_the_cache_tells_apart_all_that_decides_the_ids(tiny, picture_paths):
     encoded = [encoder.encode_text(variant, encoder.encode_images(variant)) for variant in variants]
     assert len(set(encoded)) == len(variants)
     again = [encoder.encode_text(variant, encoder.encode_images(variant)) for variant in variants]
-    assert all(first is second for first, second in zip(encoded, again, strict=True))
+    assert again == encoded
+
+
+def test_a_kept_text_takes_the_memory_of_its_words_alone(tiny):
+    texts = [text for _, text in zip(range(40), itertools.product("abcdefg", repeat=6), strict=False)]
+    encoder, sizes = make_encoder(tiny), {}
+    for count in (10, 10_000):
+        images = ImageInputs({}, (count, 2), (tiny.processor.image_token,) * 2)
+        tracemalloc.start()
+        for text in texts:
+            sample = dataclasses.replace(make_samples("a.png")[0], question=" ".join(text), images=("a", "b"))
+            encoded = encoder.encode_text(sample, images)
+            assert encoder.encode_text(sample, images) == encoded
+            assert encoded.prompt.count(tiny.processor.image_token_id) == count + 2
+        sizes[count] = tracemalloc.get_traced_memory()[0] / len(texts)
+        tracemalloc.stop()
+    assert sizes[10_000] < 5_000  # 80,000 were the placeholders kept one by one
+    assert sizes[10] < 5_000
+
+
+def test_texts_beyond_the_bound_are_forgotten_the_oldest_first():
+    text = KeptText.squeeze(EncodedSample((1, 9, 9, 9, 1, 1, 9), (3,)), 9)
+    assert (list(text.prompt), text.runs) == ([1, 9, 1, 1, 9], (3, 1))
+    assert text.expand(9) == EncodedSample((1, 9, 9, 9, 1, 1, 9), (3,))
+    cache, made = Cache(2 * text.count_bytes(), KeptText.count_bytes), []
+    for key in ("a", "b", "a", "c", "a", "b"):
+        cache.get((key,), lambda key=key: made.append(key) or text)
+    assert made == ["a", "b", "c", "b"]
 
 
 def test_equal_conversations_are_tokenized_once(tiny, picture_paths, monkeypatch):
