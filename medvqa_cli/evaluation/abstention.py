@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.scoring.calibration.bins import EDGE
 from medvqa_cli.scoring.conformal import AnswerSets, control_error, control_risk, fit_answer_sets
-from medvqa_cli.scoring.intervals import bootstrap_mean
+from medvqa_cli.scoring.intervals import SHARE, bootstrap_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from medvqa_cli.evaluation.details import Detail
     from medvqa_cli.scoring.conformal import SetMethod
+    from medvqa_cli.scoring.intervals import Limits
     from medvqa_cli.settings.schema import EvaluationSettings
 
 SET_METHODS: tuple[SetMethod, ...] = ("lac",)
@@ -75,13 +76,14 @@ def _apply_sets(details: Sequence[Detail], sets: AnswerSets, options: Mapping[st
     images = [d.image_id for d in details]
     return {"coverage": _average([float(d.ground_truth in names) for d, names in zip(details, chosen, strict=True)],
                                  images, options),
-            "mean_size": _average([float(len(names)) for names in chosen], images, options)}
+            "mean_size": _average([float(len(names)) for names in chosen], images, options, None)}
 
 
-def _average(values: list[float], images: list[str], options: Mapping[str, Any]) -> dict[str, Any]:
+def _average(values: list[float], images: list[str], options: Mapping[str, Any],
+             limits: Limits | None = SHARE) -> dict[str, Any]:
     if not values:
         return {"value": None, "low": None, "high": None, "n": 0}
-    found = bootstrap_mean(values, images, **options)
+    found = bootstrap_mean(values, images, limits=limits, **options)
     return {"value": found.estimate, "low": found.low, "high": found.high, "n": len(values)}
 
 

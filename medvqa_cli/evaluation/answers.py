@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from medvqa_cli.scoring.bayes import bayes_accuracy
 from medvqa_cli.scoring.bertscore import score_bert
 from medvqa_cli.scoring.clinical import to_number
 from medvqa_cli.scoring.collapse import find_top_answer
+from medvqa_cli.scoring.intervals import SHARE
 from medvqa_cli.scoring.profiles import name_key
 from medvqa_cli.scoring.resampling import Counted, resample_counts
 
@@ -58,11 +59,11 @@ def count_answers(predictions: Sequence[Prediction], settings: EvaluationSetting
         scores = score_bert([p.answer for p in predictions],
                             [(p.sample.answer, *p.sample.alternatives) for p in predictions], aids.encode)
         rows = np.asarray([[*(getattr(score, part) for part in PARTS), 1.0] for score in scores])
-        tables |= {name_key(f"bertscore_{part}", aids.encoder): Counted(rows, average(column))
+        tables |= {name_key(f"bertscore_{part}", aids.encoder): Counted(rows, average(column), (-1.0, 1.0))
                    for column, part in enumerate(PARTS)}
     if aids.verdicts is not None:
         rows = np.asarray([[float(verdict or False), float(verdict is not None)] for verdict in aids.verdicts])
-        tables[name_key("judged_right", aids.judge)] = Counted(rows, average(0))
+        tables[name_key("judged_right", aids.judge)] = Counted(rows, average(0), SHARE)
     return tables
 
 
@@ -136,7 +137,7 @@ class _Board:
         images = [self.images[place] for place in places]
         tables = {key: table for key, table in self._tables.items() if not only or key.startswith(f"{only}@")}
         rows = {id(table.rows): table.rows[list(places)] for table in tables.values()}
-        chosen = {key: Counted(rows[id(table.rows)], table.combine) for key, table in tables.items()}
+        chosen = {key: replace(table, rows=rows[id(table.rows)]) for key, table in tables.items()}
         found = resample_counts(chosen, images, level=self._settings.confidence_level,
                                 resamples=self._settings.resamples, seed=self._seed)
         block: dict[str, Any] = {"n": len(places), "images": len(set(images))}

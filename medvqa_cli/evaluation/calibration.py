@@ -10,6 +10,7 @@ import numpy as np
 
 from medvqa_cli.evaluation.details import SAMPLED, Detail, Source, count_votes, to_rows
 from medvqa_cli.scoring import calibration as scoring
+from medvqa_cli.scoring.intervals import METHOD, RULE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +103,7 @@ def summarize_confidence(details: Sequence[Detail], settings: EvaluationSettings
                           for threshold, coverage, risk in scoring.trace_risk(sure, right)],
         "protocol": {"rules": _list_rules(details, source), "num_bins": num_bins, "n": len(details),
                      "clip": choose_clip(num_samples), "images": len({d.image_id for d in details}),
-                     "intervals": {"method": "percentile bootstrap over images", "level": settings.confidence_level,
+                     "intervals": {"method": METHOD, "rule": RULE, "level": settings.confidence_level,
                                    "resamples": settings.resamples, "seed": seed}},
     }
 

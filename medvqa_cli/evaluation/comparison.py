@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.errors import DataError
@@ -10,13 +10,13 @@ from medvqa_cli.evaluation.answers import count_answers
 from medvqa_cli.scoring.comparisons import adjust_holm
 from medvqa_cli.scoring.paired import compare_counts, find_disagreement, measure_effect
 from medvqa_cli.scoring.profiles import name_key
-from medvqa_cli.scoring.resampling import Counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from medvqa_cli.evaluation.answers import Tables
     from medvqa_cli.records import Prediction, VQASample
+    from medvqa_cli.scoring.resampling import Counted
     from medvqa_cli.settings.schema import EvaluationSettings
 
 RESAMPLES = 10_000
@@ -145,7 +145,7 @@ class _Pair:
 
     def compare(self, name: str, part: Sequence[int], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Yield a row for each measure of some questions."""
-        chosen = [{key: Counted(table[key].rows[list(part)], table[key].combine) for key in keys if key in table}
+        chosen = [{key: replace(table[key], rows=table[key].rows[list(part)]) for key in keys if key in table}
                   for table in self.tables]
         images = [self.images[place] for place in part]
         found = compare_counts(chosen[0], chosen[1], images, level=self.level, resamples=RESAMPLES, seed=self.seed)

@@ -14,6 +14,7 @@ from medvqa_cli.evaluation.yes_no import to_entry
 from medvqa_cli.scoring.choices import read_choice
 from medvqa_cli.scoring.collapse import MAX_SHARE, MIN_ANSWERS, find_top_answer
 from medvqa_cli.scoring.generic import FREQUENT, PICTURE_WORDS, is_generic
+from medvqa_cli.scoring.intervals import SHARE
 from medvqa_cli.scoring.paired import compare_counts
 from medvqa_cli.scoring.profiles import name_key, normalize_answer
 from medvqa_cli.scoring.resampling import Counted, resample_counts
@@ -201,7 +202,7 @@ def _share(flags: Sequence[bool], predictions: Sequence[Prediction], settings: E
            seed: int) -> dict[str, Any]:
     """Return the share of flags with its interval over images, and their number."""
     rows = np.asarray([[float(flag), 1.0] for flag in flags])
-    found = resample_counts({"share": Counted(rows, average(0))}, [_find_image(p.sample) for p in predictions],
+    found = resample_counts({"share": Counted(rows, average(0), SHARE)}, [_find_image(p.sample) for p in predictions],
                             level=settings.confidence_level, resamples=settings.resamples, seed=seed)
     return asdict(found["share"]) | {"n": len(flags)}
 

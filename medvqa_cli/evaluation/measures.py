@@ -12,6 +12,7 @@ import numpy as np
 
 from medvqa_cli.scoring.answers import is_closed_correct, match_exactly, recall_openly, score_tokens
 from medvqa_cli.scoring.choices import is_choice_correct
+from medvqa_cli.scoring.intervals import SHARE
 from medvqa_cli.scoring.profiles import LLAVA_MED, Profile, find_profile, name_key
 from medvqa_cli.scoring.resampling import Counted, take_mean
 from medvqa_cli.scoring.text import (
@@ -83,7 +84,7 @@ def count_measures(predictions: Sequence[Prediction], families: Sequence[str],
         for profile in _list_profiles(family, profiles):
             rows = _count_rows(family, [make_case(prediction, profile) for prediction in predictions])
             if rows[:, -1].any():
-                tables |= {name_key(key, profile.name): Counted(rows, combine)
+                tables |= {name_key(key, profile.name): Counted(rows, combine, None if key in BLEU else SHARE)
                            for key, combine in family.measures.items()}
     return tables
 

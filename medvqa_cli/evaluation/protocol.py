@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.scoring.intervals import METHOD, RULE
 from medvqa_cli.scoring.profiles import find_profile
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def describe_scoring(samples: Sequence[VQASample], rules: Mapping[str, str], set
         "n_closed": kinds.get("closed", 0), "n_open": kinds.get("open", 0), "images": images,
         "profiles": {name: find_profile(name).rule for name in dict.fromkeys(settings.profiles)},
         "rules": dict(rules), "judge": None, "encoder": None, "excluded": [],
-        "intervals": {"method": "percentile bootstrap over images", "level": settings.confidence_level,
+        "intervals": {"method": METHOD, "rule": RULE, "level": settings.confidence_level,
                       "resamples": settings.resamples, "seed": seed},
     }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.evaluation.yes_no import read_binary
 from medvqa_cli.scoring.answers import is_closed_correct, normalize_answer
-from medvqa_cli.scoring.intervals import bootstrap_mean
+from medvqa_cli.scoring.intervals import SHARE, bootstrap_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,8 @@ def _tally(route: str, predictions: Sequence[Prediction], **options: Any) -> Rou
     offers = [prediction.candidates for prediction in predictions if prediction.candidates]
     margins = [prediction.margin for prediction in predictions if prediction.margin is not None]
     accuracy = bootstrap_mean([float(_is_right(p)) for p in predictions],
-                              [(p.sample.dataset, p.sample.image_id) for p in predictions], **options)
+                              [(p.sample.dataset, p.sample.image_id) for p in predictions], limits=SHARE,
+                              **options)
     return RouteTally(route, len(predictions), accuracy,
                       sum(map(_offers_gold, predictions)) if offers else None,
                       fmean(map(len, offers)) if offers else None, median(margins) if margins else None)

@@ -9,6 +9,7 @@ import numpy as np
 
 from medvqa_cli.scoring.answers import is_yes_no, normalize_answer, parse_yes_no
 from medvqa_cli.scoring.clinical import RATIOS, combine_auroc, count_confusion
+from medvqa_cli.scoring.intervals import SHARE
 from medvqa_cli.scoring.profiles import MEDVQA, name_key
 from medvqa_cli.scoring.resampling import Counted, resample_counts, resample_levels
 
@@ -71,7 +72,8 @@ def measure_yes_no(answers: Sequence[BinaryAnswer], images: Sequence[Hashable], 
         return None
     cells = {label: np.asarray([count_confusion(item.gold, item.answer, label) for item in answers], float)
              for label in LABELS}
-    tables = {(label, name): Counted(rows, ratio) for label, rows in cells.items() for name, ratio in RATIOS.items()}
+    tables = {(label, name): Counted(rows, ratio, None if name == "mcc" else SHARE)
+              for label, rows in cells.items() for name, ratio in RATIOS.items()}
     both = np.concatenate([cells[label] for label in LABELS], axis=1)
     tables |= {("macro", name): Counted(both, lambda sums, ratio=ratio: _average(sums, ratio))  # type: ignore[misc]
                for name, ratio in RATIOS.items()}

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medvqa_cli.scoring.intervals import draw_weights, number_clusters
-from medvqa_cli.scoring.resampling import Resampled, sum_by_cluster, summarize_draws
+from medvqa_cli.scoring.resampling import Counted, Resampled, count_images, sum_by_cluster, summarize_draws
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from medvqa_cli.scoring.resampling import Combine, Counted
+    from medvqa_cli.scoring.intervals import Limits
+    from medvqa_cli.scoring.resampling import Combine
 
 EXACT_CLUSTERS = 14
 EXACT_DISAGREEMENTS = 1000
@@ -94,9 +95,16 @@ def compare_counts(first: Mapping[str, Counted], second: Mapping[str, Counted], 
         known = [None if np.isnan(value) else float(value) for value in values]
         p_value = None if None in known else _test_exchanges(first[key].combine, one, other,
                                                              _draw_exchanges(count, resamples, seed))
-        found[key] = PairedMeasure(known[0], known[1], summarize_draws(values[1] - values[0], resampled[key], level),
-                                   p_value)
+        images = min(count_images(side[key], table) for side, table in ((first, one), (second, other)))
+        bounds = summarize_draws(values[1] - values[0], resampled[key], level, images=images,
+                                 limits=_span(first[key].limits))
+        found[key] = PairedMeasure(known[0], known[1], bounds, p_value)
     return found
+
+
+def _span(limits: Limits | None) -> Limits | None:
+    """Return the limits of a difference of two means."""
+    return (limits[0] - limits[1], limits[1] - limits[0]) if limits else None
 
 
 def _test_exchanges(combine: Combine, one: NDArray[np.float64], other: NDArray[np.float64],

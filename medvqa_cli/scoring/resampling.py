@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from medvqa_cli.scoring.intervals import draw_weights, number_clusters
+from medvqa_cli.scoring.intervals import bound_draws, draw_weights, number_clusters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from medvqa_cli.scoring.intervals import Limits
 
     # Sums [..., k] -> the statistic [...], NaN where it is undefined.
     Combine = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -23,15 +25,19 @@ Name = TypeVar("Name", bound="Hashable")
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A statistic that depends on sums over the questions: its `rows` [questions, k] and what it makes of their sum."""
+    """A statistic that depends on sums over the questions: its `rows` [questions, k] and what it makes of their sum.
+
+    `limits` are those of a mean or share; None for any other statistic.
+    """
 
     rows: NDArray[np.float64]
     combine: Combine
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Resampled:
-    """A statistic with its bounds, None where it is undefined or there are fewer than two clusters to resample."""
+    """A statistic with its bounds, None where it is undefined or `intervals.bound_draws` gives none."""
 
     value: float | None
     low: float | None
@@ -42,7 +48,8 @@ def resample_counts(tables: Mapping[Name, Counted], clusters: Sequence[Hashable]
                     resamples: int = 2000, seed: int = 0) -> dict[Name, Resampled]:
     """Return each statistic with its percentile interval under resampling of whole clusters.
 
-    Resamples in which a statistic is undefined are left out of its interval.
+    Resamples in which a statistic is undefined are left out of its interval; so are images in which it is from their
+    number, by which a statistic has an interval at all (`intervals.MIN_IMAGES`).
 
     Args:
         tables: Name -> what is counted; all of the same questions.
@@ -66,8 +73,20 @@ def resample_counts(tables: Mapping[Name, Counted], clusters: Sequence[Hashable]
         drawn = {key: weights @ totals for key, totals in sums.items()}
         for name, table in tables.items():
             draws[name].append(table.combine(drawn[id(table.rows)]))
-    return {name: summarize_draws(table.combine(sums[id(table.rows)].sum(axis=0)), draws[name], level)
-            for name, table in tables.items()}
+    return {name: _summarize(table, sums[id(table.rows)], draws[name], level) for name, table in tables.items()}
+
+
+def _summarize(table: Counted, sums: NDArray[np.float64], draws: Sequence[NDArray[np.float64]],
+               level: float) -> Resampled:
+    return summarize_draws(table.combine(sums.sum(axis=0)), draws, level, images=count_images(table, sums),
+                           limits=table.limits)
+
+
+def count_images(table: Counted, sums: NDArray[np.float64]) -> int:
+    """Return on how many clusters a statistic rests, by their sums [clusters, k]."""
+    if table.limits is None:
+        return int(np.count_nonzero(sums.any(axis=1)))
+    return int(np.count_nonzero(~np.isnan(table.combine(sums))))
 
 
 def resample_levels(values: Sequence[float], is_positive: Sequence[bool], combine: Combine,
@@ -102,7 +121,8 @@ def resample_levels(values: Sequence[float], is_positive: Sequence[bool], combin
 
     draws = [measure(weights[:, owner]) for weights in draw_weights(count, resamples, seed, block=100)] \
         if count > 1 else []
-    return summarize_draws(measure(np.ones(len(owner))), draws, level)
+    images = min(len(np.unique(owner[positive == kind])) for kind in (0, 1))
+    return summarize_draws(measure(np.ones(len(owner))), draws, level, images=images)
 
 
 def take_mean(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -118,13 +138,10 @@ def sum_by_cluster(rows: NDArray[np.float64], owner: NDArray[np.intp], count: in
     return sums
 
 
-def summarize_draws(value: NDArray[np.float64], draws: Sequence[NDArray[np.float64]], level: float) -> Resampled:
-    """Return a statistic with the percentile bounds of its resampled values; NaN is undefined."""
+def summarize_draws(value: NDArray[np.float64], draws: Sequence[NDArray[np.float64]], level: float, *, images: int,
+                    limits: Limits | None = None) -> Resampled:
+    """Return a statistic with the bounds of its resampled values, see `intervals.bound_draws`; NaN is undefined."""
     if np.isnan(value):
         return Resampled(None, None, None)
     known = np.concatenate(draws) if draws else np.zeros(0)
-    known = known[~np.isnan(known)]
-    if not len(known):
-        return Resampled(float(value), None, None)
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return Resampled(float(value), float(low), float(high))
+    return Resampled(float(value), *bound_draws(float(value), known, level, images=images, limits=limits))

@@ -109,9 +109,27 @@ def test_metrics_can_be_chosen():
 
 
 def test_undefined_is_null_and_bounds_come_from_the_draws_that_define_it():
-    short = summarize([predict(n, "ct", "ct", "open") for n in range(6)])["open"]
-    assert short["bleu_1@medvqa"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    short = summarize([predict(n, "ct", "mri" if n == 5 else "ct", "open") for n in range(30)])["open"]
+    assert short["bleu_1@medvqa"]["low"] < short["bleu_1@medvqa"]["value"] == pytest.approx(29 / 30)
     assert short["bleu_2@medvqa"] == {"value": None, "low": None, "high": None}
+
+
+def test_what_all_images_agree_on_is_not_certain_and_few_images_have_no_interval():
+    block = summarize([predict(n, "left", "Left") for n in range(40)])["closed"]
+    upper = 1 - 0.025 ** (1 / 20)
+    assert block["accuracy@medvqa"] == {"value": 1.0, "low": pytest.approx(1 - upper), "high": 1.0}
+    assert block["token_f1@medvqa"]["low"] == pytest.approx(1 - upper)
+    assert block["bleu_1@medvqa"] == {"value": 1.0, "low": None, "high": None}  # no mean: no bound is known
+    few = summarize([predict(n, "left", "left" if n % 3 else "right") for n in range(18)])
+    assert few["closed"]["accuracy@medvqa"] == {"value": pytest.approx(2 / 3), "low": None, "high": None}
+    assert "no interval below 10 images" in few["protocol"]["intervals"]["rule"]
+
+
+def test_a_measure_of_some_questions_counts_the_images_of_these():
+    rows = [predict(n, "yes" if n < 4 else "no", "no" if n % 5 else "yes") for n in range(60)]
+    clinical = summarize(rows)["closed"]["clinical"]["yes"]
+    assert clinical["sensitivity@medvqa"]["low"] is None  # 2 images ask for a yes
+    assert clinical["specificity@medvqa"]["low"] < clinical["specificity@medvqa"]["value"]
 
 
 def test_options_are_asked_only_where_there_are_some():

@@ -39,7 +39,16 @@ def test_metrics_by_hand():
     assert summary["mce"] == pytest.approx(0.4)
     assert summary["brier"] == pytest.approx((0.01 + 0.81 + 0 + 0.16) / 4)
     assert [item["bin_size"] for item in summary["bin_data"]] == [0, 0, 0, 0, 0, 1, 0, 0, 2, 1]
-    assert summary["intervals"]["accuracy"]["low"] <= 0.75 <= summary["intervals"]["accuracy"]["high"]
+    assert summary["intervals"]["accuracy"] == {"low": None, "high": None}  # 4 images
+
+
+def test_bins_and_measures_of_few_or_equal_images_claim_no_certainty():
+    rows = [sampled(n, "yes", {"yes": 10}) for n in range(30)] + [sampled(40, "yes", {"yes": 6, "no": 4})]
+    summary = summarize(rows)
+    sure, unsure = summary["bin_data"][9], summary["bin_data"][5]
+    assert (unsure["bin_size"], unsure["accuracy_low"], unsure["accuracy_high"]) == (1, None, None)
+    assert (sure["accuracy_low"], sure["accuracy_high"]) == (pytest.approx(0.025 ** (1 / 30)), 1.0)
+    assert summary["intervals"]["accuracy"]["low"] == pytest.approx(0.025 ** (1 / 31))
 
 
 def test_only_yes_no_questions_count():

@@ -8,9 +8,12 @@ from scipy.stats import binomtest, bootstrap
 
 from medvqa_cli.scoring import intervals
 from medvqa_cli.scoring.intervals import (
+    MIN_IMAGES,
+    SHARE,
     bootstrap_mean,
     bootstrap_ratio,
     bootstrap_statistic,
+    bound_agreement,
     draw_weights,
     wilson_interval,
 )
@@ -60,6 +63,45 @@ def test_one_image_has_no_interval_and_nothing_has_no_mean():
         bootstrap_mean([], [])
     with pytest.raises(ValueError, match="denominator"):
         bootstrap_ratio([0.0], [0.0], ["a"])
+
+
+def test_few_images_have_no_interval():
+    values = [1.0, 0.0] * (MIN_IMAGES - 1)
+    found = bootstrap_mean(values, [n // 2 for n in range(len(values))], limits=SHARE)
+    assert (found.estimate, found.low, found.high) == (0.5, None, None)
+    enough = bootstrap_mean([float(n % 3 > 0) for n in range(MIN_IMAGES)], list(range(MIN_IMAGES)))
+    assert enough.low < enough.estimate < enough.high
+
+
+def test_images_that_all_agree_give_no_certainty():
+    for value in (0.0, 1.0):
+        found = bootstrap_mean([value] * 60, [n // 3 for n in range(60)], limits=SHARE)
+        exact = binomtest(int(20 * value), 20).proportion_ci(0.95, method="exact")
+        assert (found.low, found.high) == (pytest.approx(exact.low), pytest.approx(exact.high))
+    unknown = bootstrap_mean([3.0] * 20, list(range(20)))
+    assert (unknown.low, unknown.high) == (None, None)  # a mean without limits
+
+
+def test_a_difference_of_0_in_all_images_has_bounds_on_both_sides():
+    low, high = bound_agreement(0.0, 50, 0.95, (-1.0, 1.0))
+    assert low == -high
+    assert high == pytest.approx(binomtest(0, 50).proportion_ci(0.95, method="exact").high)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("images", "truth", "least"), [(10, 0.5, 0.88), (10, 0.8, 0.84), (10, 0.95, 0.95),
+                                                        (30, 0.5, 0.91), (30, 0.8, 0.90), (30, 1.0, 1.0)])
+def test_coverage_of_the_rule(images, truth, least):
+    """Images of 1 to 8 questions, correlated by 0.3: never far below what is wanted, where 2 images give 48 %."""
+    random, hits, tries = np.random.default_rng(images), 0, 600
+    for _ in range(tries):
+        sizes = random.integers(1, 9, images)
+        level = random.beta(truth * 7 / 3, (1 - truth) * 7 / 3, images) if truth < 1 else np.ones(images)
+        values = (random.random(sizes.sum()) < np.repeat(level, sizes)).astype(float)
+        found = bootstrap_mean(values.tolist(), np.repeat(np.arange(images), sizes).tolist(), resamples=600,
+                               limits=SHARE)
+        hits += found.low <= truth <= found.high
+    assert hits / tries >= least
 
 
 def test_wilson_equals_scipy():

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medvqa_cli.scoring.calibration import selection, tally
-from medvqa_cli.scoring.calibration.bins import check_pairs
-from medvqa_cli.scoring.intervals import Interval, draw_weights, number_clusters
+from medvqa_cli.scoring.calibration.bins import assign_bins, check_pairs
+from medvqa_cli.scoring.intervals import MIN_IMAGES, SHARE, Interval, bound_draws, draw_weights, number_clusters
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+MEANS = ("accuracy", "mean_confidence", "brier")
+"""Measures that are means over the questions, in 0-1."""
 COVERAGES = (0.5, 0.8, 0.9)
 BLOCK_CELLS = 4_000_000
 """Most numbers in an array of [draws, questions]: 32 MB."""
@@ -39,8 +41,8 @@ def measure_calibration(confidences: Sequence[float], correct: Sequence[bool], c
 
     Returns:
         By name. An estimate is NaN where it is undefined (AUROC of answers that are all right); draws in which it is
-        are left out. Bounds are None with fewer than two images, or where the estimate is NaN. Equal-mass bins are
-        those of the answers themselves in every draw.
+        are left out. Bounds are None where the estimate is NaN or `intervals.bound_draws` gives none. Equal-mass bins
+        are those of the answers themselves in every draw.
 
     Raises:
         ValueError: If there is no question, the lengths differ, or a confidence is outside [0, 1].
@@ -51,19 +53,19 @@ def measure_calibration(confidences: Sequence[float], correct: Sequence[bool], c
         raise ValueError(f"{len(sure)} confidences on {len(owner)} images' rows")
     found = _measure(sure, right, None, num_bins, clip)
     count = int(owner.max()) + 1
-    if count < 2:
+    if count < MIN_IMAGES:
         return {name: Interval(float(values[0]), None, None) for name, values in found.items()}
     blocks = [_measure(sure, right, weights[:, owner], num_bins, clip)
               for weights in draw_weights(count, resamples, seed, block=max(1, BLOCK_CELLS // len(sure)))]
-    return {name: _bound(float(values[0]), np.concatenate([block[name] for block in blocks]), level)
-            for name, values in found.items()}
+    return {name: _bound(float(values[0]), np.concatenate([block[name] for block in blocks]), level, count,
+                         is_mean=name in MEANS) for name, values in found.items()}
 
 
 def bound_bins(confidences: Sequence[float], correct: Sequence[bool], clusters: Sequence[Hashable], *,
                num_bins: int = 10, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> list[Interval]:
     """Return each equal-width bin's accuracy with its interval, drawn as by `measure_calibration`.
 
-    An empty bin's accuracy is NaN; bounds are None with fewer than two images, and in an empty bin.
+    An empty bin's accuracy is NaN; bounds are None with too few images in the bin (`intervals.MIN_IMAGES`).
 
     Raises:
         ValueError: If there is no question, or a confidence is outside [0, 1].
@@ -72,11 +74,13 @@ def bound_bins(confidences: Sequence[float], correct: Sequence[bool], clusters: 
     owner = number_clusters(clusters)
     count = int(owner.max()) + 1
     found = _measure_bins(sure, right, None, num_bins)[0]
-    if count < 2:
+    if count < MIN_IMAGES:
         return [Interval(float(value), None, None) for value in found]
     draws = np.concatenate([_measure_bins(sure, right, weights[:, owner], num_bins) for weights in draw_weights(
         count, resamples, seed, block=max(1, BLOCK_CELLS // len(sure)))])
-    return [_bound(float(value), draws[:, place], level) for place, value in enumerate(found)]
+    images = _count_images(owner, assign_bins(sure, num_bins), num_bins)
+    return [_bound(float(value), draws[:, place], level, images[place], is_mean=True)
+            for place, value in enumerate(found)]
 
 
 def _measure_bins(sure: Floats, right: Floats, weights: Floats | None, num_bins: int) -> Floats:
@@ -100,9 +104,12 @@ def _measure(sure: Floats, right: Floats, weights: Floats | None, num_bins: int,
     } | {f"accuracy_at_{100 * coverage:g}": selection.measure_accuracy_at(counts, coverage) for coverage in COVERAGES}
 
 
-def _bound(estimate: float, draws: Floats, level: float) -> Interval:
-    defined = draws[np.isfinite(draws)]
-    if not np.isfinite(estimate) or not len(defined):
+def _count_images(owner: NDArray[np.intp], bins: NDArray[np.intp], num_bins: int) -> list[int]:
+    """Return of how many images each bin holds questions."""
+    return np.bincount(np.unique(np.stack([bins, owner]), axis=1)[0], minlength=num_bins).tolist()
+
+
+def _bound(estimate: float, draws: Floats, level: float, images: int, *, is_mean: bool) -> Interval:
+    if not np.isfinite(estimate):
         return Interval(estimate, None, None)
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(low), float(high))
+    return Interval(estimate, *bound_draws(estimate, draws, level, images=images, limits=SHARE if is_mean else None))
