@@ -191,12 +191,13 @@ class TransformersEngine:
 
     def _cut_at_end(self, output: Any) -> list[tuple[tuple[int, ...], float]]:
         """Return each row's answer tokens, end token included, and their log-probability."""
-        logprobs = torch.stack(output.logits, dim=1).float().log_softmax(-1).cpu()
+        answers = output.sequences[:, -len(output.logits):]
+        chosen = torch.stack([_pick_logprobs(logits, answers[:, step]) for step, logits in enumerate(output.logits)],
+                             dim=1).tolist()
         rows = []
-        for row, tokens in enumerate(output.sequences[:, -len(output.logits):].tolist()):
+        for tokens, logprobs in zip(answers.tolist(), chosen, strict=True):
             length = next((n + 1 for n, token in enumerate(tokens) if token in self.end_ids), len(tokens))
-            kept = tokens[:length]
-            rows.append((tuple(kept), sum(float(logprobs[row, n, token]) for n, token in enumerate(kept))))
+            rows.append((tuple(tokens[:length]), sum(logprobs[:length])))
         return rows
 
     def _text(self, tokens: Sequence[int]) -> str:
@@ -210,6 +211,12 @@ def find_end_ids(loaded: LoadedModel) -> frozenset[int]:
     own = loaded.model.generation_config.eos_token_id
     listed = own if isinstance(own, list) else [own] if own is not None else []
     return frozenset([*listed, loaded.family.encode_answer(loaded.processor, "yes")[-1]])
+
+
+def _pick_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the log-probabilities [B] of tokens [B] from logits [B, V]: a step at a time, on the logits' device."""
+    picked: torch.Tensor = logits.float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+    return picked
 
 
 def _merge(known: AnswerSample | None, text: str, path: Path) -> AnswerSample:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 from scipy.stats import chi2
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from medvqa_cli.inference.branches import decode_branches
 from medvqa_cli.inference.choosing import choose_greedily, draw_counts
@@ -169,3 +171,33 @@ def test_many_samples_without_a_shared_prefix_are_drawn_in_batches(tiny, picture
     assert sizes == [4, 4, 2]
     assert [sum(answer.count for answer in answers) for answers in drawn] == [5, 5]
     assert len(drawn[0]) > 1, "each batch draws by a seed of its own"
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor made has."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+def test_log_probabilities_of_rows_are_picked_step_by_step(tiny, picture_paths):
+    engine = TransformersEngine(tiny, make_encoder(tiny), shared_prefix=False)
+    rows, steps, size, end = 3, 6, 500, next(iter(engine.end_ids))
+    generator = torch.Generator().manual_seed(0)
+    logits = tuple(torch.randn(rows, size, generator=generator) for _ in range(steps))
+    answers = torch.randint(300, size, (rows, steps), generator=generator)
+    answers[1, 2] = end
+    output = SimpleNamespace(logits=logits, sequences=torch.cat([torch.ones(rows, 4, dtype=torch.long), answers], 1))
+    with Largest() as largest:
+        found = engine._cut_at_end(output)
+    assert largest.numbers == rows * size
+    for row, (tokens, logprob) in enumerate(found):
+        length = 3 if row == 1 else steps
+        assert tokens == tuple(answers[row, :length].tolist())
+        assert logprob == pytest.approx(sum(
+            float(logits[n][row, token] - logits[n][row].logsumexp(0)) for n, token in enumerate(tokens)), abs=1e-5)
