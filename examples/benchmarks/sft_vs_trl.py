@@ -49,8 +49,9 @@ SEED = 0
 STEP_OF_SINGLES = 4
 TOLERANCE = 2e-3
 BATCHES = {"grouped": {"packing": "on", "grouping": "image", "batch_size": 4},
+           "mixed": {"packing": "on", "grouping": "image", "pack_questions": 4, "batch_size": 12},
            "shuffled": {"packing": "off", "grouping": "none", "batch_size": 44}}
-"""About as many questions a step: SLAKE English has 10.9 an image."""
+"""About as many questions a step: SLAKE English has 10.9 an image, which make three groups of at most 4."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,7 @@ def compare_accuracy(options: argparse.Namespace) -> None:
     from medvqa_cli.settings.schema import make_settings as make
     from medvqa_cli.workflows.data import prepare_data
 
-    found: dict[str, list[float]] = {name: [] for name in BATCHES}
+    found: dict[str, list[float]] = {name: [] for name in options.batches}
     with tempfile.TemporaryDirectory() as folder:
         data = {"dataset": "slake", "root": str(options.slake), "language": "en", "skip_check": True,
                 "analyze": "never"} | ({"limit": options.limit} if options.limit else {})
@@ -279,15 +280,17 @@ def compare_accuracy(options: argparse.Namespace) -> None:
                 "model": {"family": "llava", "scratch": True, "device": "cpu"}}
         prepare_data(make(tree))
         for seed in options.seeds:
-            for name, batch in BATCHES.items():
+            for name in options.batches:
                 train = {"epochs": options.epochs, "learning_rate": 1e-3, "eval_fraction": 0, "save_fraction": 0}
-                settings = make({**tree, "seed": seed, "train": {**train, **batch}})
+                settings = make({**tree, "seed": seed, "train": {**train, **BATCHES[name]}})
                 found[name].append(measure_accuracy(settings, f"{name}-{seed}"))
-    differences = [one - other for one, other in zip(found["grouped"], found["shuffled"], strict=True)]
+    *others, last = found
     for name, values in found.items():
         print(f"{name}: mean {statistics.mean(values):.4f} ({', '.join(f'{value:.4f}' for value in values)})")
-    print(f"grouped minus shuffled: {statistics.mean(differences):+.4f} "
-          f"({', '.join(f'{difference:+.4f}' for difference in differences)})")
+    for name in others:
+        differences = [one - other for one, other in zip(found[name], found[last], strict=True)]
+        print(f"{name} minus {last}: {statistics.mean(differences):+.4f} "
+              f"({', '.join(f'{difference:+.4f}' for difference in differences)})")
 
 
 def measure_accuracy(settings: Any, name: str) -> float:
@@ -324,6 +327,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vision-layers", type=int, default=6)
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=10)
+    parser.add_argument("--batches", type=lambda text: text.split(","), default=list(BATCHES),
+                        help="accuracy: which to compare; the last is what the others are compared with")
     parser.add_argument("--limit", type=int, help="accuracy: use only so many questions of each split")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--arm", choices=["trl", "ours"], help=argparse.SUPPRESS)
