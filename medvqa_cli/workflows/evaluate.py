@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.errors import RunError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import Prediction, prediction_from_json, read_jsonl, write_json, write_jsonl
+from medvqa_cli.workflows.locks import take_turns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ def evaluate_answers(run: Run, settings: Settings, *, tag: str = "", judge: Judg
         ModelError: If the text encoder cannot be loaded, or the judge's server cannot be reached.
     """
     from medvqa_cli.evaluation.answers import count_answers, score_predictions, summarize_answers
+    from medvqa_cli.evaluation.doubts import list_doubts
     from medvqa_cli.evaluation.protocol import describe_inference
     from medvqa_cli.workflows.controls import is_control, measure_controls
     from medvqa_cli.workflows.judge import describe_judge, open_judge
@@ -55,6 +57,7 @@ def evaluate_answers(run: Run, settings: Settings, *, tag: str = "", judge: Judg
     _add_completeness(summary, meta, len(predictions), progress)
     if not is_control(meta):
         summary["controls"] = measure_controls(run, predictions, settings, tag=tag, progress=progress)
+        summary["warnings"] = list_doubts(summary)
     write_jsonl(run.path / f"scores{suffix}.jsonl", score_predictions(predictions, tables))
     merge_metrics(run, "answers", {tag or "main": summary})
     return summary
@@ -124,6 +127,8 @@ def read_predictions(path: Path) -> list[Prediction]:
 def merge_metrics(run: Run, key: str, content: Mapping[str, Any]) -> None:
     """Put results under a key of `metrics.json`; those under other keys, and other tags, are kept.
 
+    Processes that do so at once take turns.
+
     Raises:
         ValueError: If answers' numbers come without a whole protocol: they are not kept.
     """
@@ -132,9 +137,11 @@ def merge_metrics(run: Run, key: str, content: Mapping[str, Any]) -> None:
     for tag, block in content.items() if key == "answers" else ():
         if gaps := find_gaps(block.get("protocol") or {}):
             raise ValueError(f"the numbers of '{tag}' do not state how they were made: {', '.join(gaps)}")
-    metrics = run.read_json("metrics.json") if (run.path / "metrics.json").exists() else {}
-    kept = metrics.get(key, {}) if key == "answers" else {}
-    write_json(run.path / "metrics.json", metrics | {key: {**kept, **content}})
+    path = run.path / "metrics.json"
+    with take_turns(path):
+        metrics = run.read_json(path.name) if path.exists() else {}
+        kept = metrics.get(key, {}) if key == "answers" else {}
+        write_json(path, metrics | {key: {**kept, **content}})
 
 
 def _parse(row: dict[str, Any], path: Path, number: int) -> Prediction:

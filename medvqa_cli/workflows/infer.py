@@ -31,9 +31,9 @@ from medvqa_cli.workflows.presentation import Presented, apply_control
 from medvqa_cli.workflows.row_files import (
     MASK_KEYS,
     Ledger,
+    hold_row_file,
     leave_out_done,
     order_rows,
-    prepare_rows,
     report_failures,
 )
 from medvqa_cli.workflows.scopes import tag_answers
@@ -77,7 +77,8 @@ def answer_split(settings: Settings, target: Run, engine: Engine, *, split: str,
     the next call; what the engine counts is added up in `predictions.usage.json`.
 
     Raises:
-        RunError: If the file holds answers made in another way (other model, split, decoding...).
+        RunError: If the file holds answers made in another way (other model, split, decoding...), or another process
+            writes it.
         AnswerError: At the end, if some questions cannot be answered.
         ModelError: If none can.
     """
@@ -89,22 +90,23 @@ def answer_split(settings: Settings, target: Run, engine: Engine, *, split: str,
     meta = job | describe_data(settings, target, presented) | {
         "expected": len(samples), "too_long": len(presented.samples) - len(samples),
         "baselines": measure_baselines(settings, samples)}
-    path = prepare_rows(target, "predictions" + (f"-{tag}" if tag else ""), meta, overwrite=overwrite)
     portions = plan_portions(engine, samples, greedy=settings.infer.temperature == 0)
-    rest = leave_out_done(samples, path, by_image=engine.intake.by_image, portions=portions)
-    progress.say(f"{len(samples)} questions of {settings.data.dataset}/{split}"
-                 + (f", {len(samples) - len(rest)} answered before" if len(rest) < len(samples) else ""))
     failures = Failures()
-    with Ledger(path, engine) as ledger, JsonlWriter(path) as writer:
-        for prediction in answer_samples(engine, rest, settings, progress, failures, router=router, portions=portions):
-            writer.write(prediction)
-            ledger.keep()
-    order_rows(path, samples)
-    if settings.infer.abstain_below is not None:
-        rows = read_predictions(path)
-        progress.say(f"{sum(row.abstains for row in rows)} of {len(rows)} answers abstain: less sure than "
-                     f"{settings.infer.abstain_below:g}, or without a confidence.")
-    report_failures(path, failures, progress)
+    with hold_row_file(target, "predictions" + (f"-{tag}" if tag else ""), meta, overwrite=overwrite) as path:
+        rest = leave_out_done(samples, path, by_image=engine.intake.by_image, portions=portions)
+        progress.say(f"{len(samples)} questions of {settings.data.dataset}/{split}"
+                     + (f", {len(samples) - len(rest)} answered before" if len(rest) < len(samples) else ""))
+        with Ledger(path, engine) as ledger, JsonlWriter(path) as writer:
+            for prediction in answer_samples(engine, rest, settings, progress, failures, router=router,
+                                             portions=portions):
+                writer.write(prediction)
+                ledger.keep()
+        order_rows(path, samples)
+        if settings.infer.abstain_below is not None:
+            rows = read_predictions(path)
+            progress.say(f"{sum(row.abstains for row in rows)} of {len(rows)} answers abstain: less sure than "
+                         f"{settings.infer.abstain_below:g}, or without a confidence.")
+        report_failures(path, failures, progress)
 
 
 def infer_image(settings: Settings, image: Path, questions: Sequence[str], *, run: str | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Any, Self
@@ -13,9 +14,10 @@ from medvqa_cli.runs import now
 from medvqa_cli.settings.data import KnowledgeSettings, MaskSettings, PromptSettings
 from medvqa_cli.settings.schema import to_tree
 from medvqa_cli.workflows.asking import group_samples, identify
+from medvqa_cli.workflows.locks import hold_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from medvqa_cli.inference.protocol import Engine
@@ -34,19 +36,23 @@ EARLIER = {"engine": "transformers", "option_rotation": 0}
 """What held before it was stated."""
 
 
-def prepare_rows(run: Run, name: str, meta: dict[str, Any], *, overwrite: bool) -> Path:
-    """Return the path of a row file whose side file says how its rows were made; the two must agree.
+@contextlib.contextmanager
+def hold_row_file(run: Run, name: str, meta: dict[str, Any], *, overwrite: bool) -> Iterator[Path]:
+    """Yield the path of a row file, which no other process writes meanwhile.
+
+    Its side file says how its rows were made; the two must agree.
 
     Raises:
-        RunError: If rows made in another way are there and `overwrite` is not set.
+        RunError: If rows made in another way are there and `overwrite` is not set, or another process writes them.
     """
     path, side = run.path / f"{name}.jsonl", run.path / f"{name}.meta.json"
-    if overwrite:
-        path.unlink(missing_ok=True)
-    if side.exists() and path.exists():
-        _check_same_job(run.read_json(side.name), meta, path)
-    write_json(side, meta | {"created": now()})
-    return path
+    with hold_rows(path):
+        if overwrite:
+            path.unlink(missing_ok=True)
+        if side.exists() and path.exists():
+            _check_same_job(run.read_json(side.name), meta, path)
+        write_json(side, meta | {"created": now()})
+        yield path
 
 
 def leave_out_done(samples: Sequence[VQASample], path: Path, *, by_image: bool = True,

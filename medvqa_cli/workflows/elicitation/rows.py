@@ -16,7 +16,7 @@ from medvqa_cli.workflows.elicitation.statements import (
     plan_statements,
 )
 from medvqa_cli.workflows.infer import describe_data, describe_job
-from medvqa_cli.workflows.row_files import Ledger, leave_out_done, order_rows, prepare_rows, report_failures
+from medvqa_cli.workflows.row_files import Ledger, hold_row_file, leave_out_done, order_rows, report_failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ def elicit(inquiry: Inquiry, method: Source, *, overwrite: bool = False, progres
     """Ask what has no row yet, and write the rows of a method; those that it builds on are written first.
 
     Raises:
-        RunError: If there are rows made in another way and `overwrite` is not set.
+        RunError: If there are rows made in another way and `overwrite` is not set, or another process writes them.
         AnswerError: At the end, if some questions cannot be answered.
         ModelError: If none can.
         DataError: If no question can be asked in this way.
@@ -46,17 +46,17 @@ def elicit(inquiry: Inquiry, method: Source, *, overwrite: bool = False, progres
     job = describe_job(sheet.settings, inquiry.split, inquiry.engine)
     meta = job | describe_data(inquiry.settings, inquiry.run, inquiry.presented) | sheet.meta | {
         "expected": len(sheet.samples)}
-    path = prepare_rows(inquiry.run, name, meta, overwrite=overwrite)
-    rest = leave_out_done(sheet.samples, path, by_image=inquiry.engine.intake.by_image)
-    progress.say(f"{sheet.stage}: {len(sheet.samples)} questions"
-                 + (f", {len(sheet.samples) - len(rest)} done before" if len(rest) < len(sheet.samples) else ""))
-    failures = Failures()
-    with Ledger(path, inquiry.engine) as ledger, JsonlWriter(path) as writer:
-        for prediction in draw_rows(sheet, rest, progress, failures):
-            writer.write(prediction)
-            ledger.keep()
-    order_rows(path, sheet.samples)
-    report_failures(path, failures, progress)
+    with hold_row_file(inquiry.run, name, meta, overwrite=overwrite) as path:
+        rest = leave_out_done(sheet.samples, path, by_image=inquiry.engine.intake.by_image)
+        progress.say(f"{sheet.stage}: {len(sheet.samples)} questions"
+                     + (f", {len(sheet.samples) - len(rest)} done before" if len(rest) < len(sheet.samples) else ""))
+        failures = Failures()
+        with Ledger(path, inquiry.engine) as ledger, JsonlWriter(path) as writer:
+            for prediction in draw_rows(sheet, rest, progress, failures):
+                writer.write(prediction)
+                ledger.keep()
+        order_rows(path, sheet.samples)
+        report_failures(path, failures, progress)
 
 
 def draw_rows(sheet: Sheet, samples: Sequence[VQASample], progress: Progress,
