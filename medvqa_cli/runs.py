@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ from medvqa_cli.records import write_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MOST_OF_A_NAME = 10_000
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pillow")
 
 
@@ -95,17 +97,21 @@ class Run:
         write_json(self.manifest, current | facts)
 
 
-def create_run(runs: Path, name: str) -> Run:
-    """Make a new run folder; an existing name gets a number behind it.
+def create_run(runs: Path, name: str, *, counts_up: bool = True) -> Run:
+    """Make a new run folder.
+
+    Args:
+        runs: The folder of runs.
+        name: The run's name.
+        counts_up: Put a number behind a name that is taken; else that is an error.
 
     Raises:
-        RunError: If the name is no plain folder name.
+        RunError: If the name is no plain folder name, or is taken.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise RunError(f"'{name}' is no run name.", "Use letters, digits, '.', '_' and '-', such as slake-lora-1.")
+    _check_spelling(name)
     runs.mkdir(parents=True, exist_ok=True)
-    for number in range(1, 10_000):
-        path = runs / (name if number == 1 else f"{name}-{number}")
+    for number in range(1, MOST_OF_A_NAME if counts_up else 2):
+        path = runs / _number(name, number)
         try:
             path.mkdir()
         except FileExistsError:
@@ -113,7 +119,43 @@ def create_run(runs: Path, name: str) -> Run:
         run = Run(path.resolve())
         run.update_manifest(created=now(), **describe_environment())
         return run
+    if not counts_up:
+        check_name(runs, name)
     raise RunError(f"There are 9,999 runs called '{name}' in '{runs}'.", "Choose another --name.")
+
+
+def find_free_name(runs: Path, name: str) -> str:
+    """Return a name for a new run: this one, with a number behind it if it is taken."""
+    return next(free for number in itertools.count(1) if not (runs / (free := _number(name, number))).exists())
+
+
+def _check_spelling(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise RunError(f"'{name}' is no run name.", "Use letters, digits, '.', '_' and '-', such as slake-lora-1.")
+
+
+def _number(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"
+
+
+def check_name(runs: Path, name: str) -> None:
+    """Refuse a name for a new run that is no plain folder name, or that another run has.
+
+    Raises:
+        RunError: Saying what may be done instead: that depends on how far the other one is.
+    """
+    _check_spelling(name)
+    if not (runs / name).exists():
+        return
+    run, other = Run(runs / name), "or choose another --name."
+    manifest = run.read_json("manifest.json") if run.manifest.is_file() else {}
+    if run.weights:
+        hint = f"It is finished: start from its weights with --init-from {name} and another --name."
+    elif {"model", "method"} <= manifest.keys():
+        hint = f"Go on with it: {name_resume(name, manifest)}, {other}"
+    else:
+        hint = f"Nothing has been trained in it: delete '{runs / name}' if it is not needed, {other}"
+    raise RunError(f"There is a run '{name}' in '{runs}' already.", hint)
 
 
 def name_resume(run: str, manifest: Mapping[str, Any]) -> str:

@@ -8,7 +8,16 @@ import os
 import pytest
 
 from medvqa_cli.errors import RunError, explain_os_error
-from medvqa_cli.runs import Run, create_run, describe_environment, latest_run, list_runs, open_run
+from medvqa_cli.runs import (
+    Run,
+    check_name,
+    create_run,
+    describe_environment,
+    find_free_name,
+    latest_run,
+    list_runs,
+    open_run,
+)
 
 
 def make_run(runs, name: str, created: str, *, trained: bool = False) -> Run:
@@ -30,6 +39,25 @@ def test_a_new_run_has_a_manifest_with_versions(tmp_path):
 
 def test_a_taken_name_gets_a_number(tmp_path):
     assert [create_run(tmp_path, "a").name for _ in range(3)] == ["a", "a-2", "a-3"]
+
+
+def test_a_name_that_was_asked_for_is_that_name_or_an_error(tmp_path):
+    run = create_run(tmp_path, "a", counts_up=False)
+    assert (find_free_name(tmp_path, "a"), find_free_name(tmp_path, "b")) == ("a-2", "b")
+    hints = []
+    for change in (lambda: None, lambda: run.update_manifest(method="grpo", model={}), (run.path / "adapter").mkdir):
+        change()
+        with pytest.raises(RunError) as caught:
+            create_run(tmp_path, "a", counts_up=False)
+        assert caught.value.message == f"There is a run 'a' in '{tmp_path}' already."
+        hints.append(caught.value.hint)
+    assert hints == [
+        f"Nothing has been trained in it: delete '{run.path}' if it is not needed, or choose another --name.",
+        "Go on with it: medvqa train grpo --resume a, or choose another --name.",
+        "It is finished: start from its weights with --init-from a and another --name."]
+    assert [run.name for run in list_runs(tmp_path)] == ["a"]
+    with pytest.raises(RunError, match=r"'\.\./a' is no run name"):
+        check_name(tmp_path, "../a")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b", "-x", "ä"])

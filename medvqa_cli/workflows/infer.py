@@ -27,6 +27,7 @@ from medvqa_cli.workflows.closed_questions import answer_closed, describe_router
 from medvqa_cli.workflows.data import load_presented, load_samples, open_data
 from medvqa_cli.workflows.engines import keep_answerable, open_engine
 from medvqa_cli.workflows.evaluate import read_predictions
+from medvqa_cli.workflows.models import choose_model
 from medvqa_cli.workflows.presentation import Presented, apply_control
 from medvqa_cli.workflows.row_files import (
     MASK_KEYS,
@@ -61,8 +62,10 @@ def infer_split(settings: Settings, *, run: str | None = None, split: str | None
         MedVQAError: On bad settings, data or model.
     """
     split = split or settings.data.test_split
-    load_samples(settings, split, progress=progress)  # a fault in the data is found before a large model is loaded
-    open_doubt(settings)  # and so is one in the calibrator
+    open_doubt(settings)  # what is cheap to check comes first: a calibrator, a name, the data, a large model
+    if run is None and settings.model.name and settings.infer.engine != "openai":
+        choose_model(settings)
+    load_samples(settings, split, progress=progress)
     target, engine = open_engine(settings, run, progress)
     tag = tag or tag_answers(settings, split, target)[1:]
     answer_split(settings, target, engine, split=split, tag=tag, overwrite=overwrite, progress=progress)

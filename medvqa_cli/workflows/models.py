@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli import plugins
-from medvqa_cli.errors import ModelError, RunError, SettingsError
+from medvqa_cli.errors import ModelError, RunError
 from medvqa_cli.registry import normalize_name
-from medvqa_cli.settings.options import read_options
 from medvqa_cli.workflows.tuning import find_tuning
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from medvqa_cli.data.augmentation import Augmentation
     from medvqa_cli.models.encoding import SampleEncoder
     from medvqa_cli.models.protocol import LoadedModel, ModelFamily
     from medvqa_cli.progress import Progress
-    from medvqa_cli.records import VQASample
     from medvqa_cli.runs import Run
     from medvqa_cli.settings.model import ModelSettings
     from medvqa_cli.settings.schema import Settings
 
 MIB = 2**20
+NEAR = 5
+"""Names near an unknown one that an error tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,10 @@ def choose_model(settings: Settings) -> ModelChoice:
         return ModelChoice(checkpoint, family or found)
     if "/" in name:
         return ModelChoice(name, family or _match_pattern(name))
-    close = difflib.get_close_matches(wanted, checkpoints, n=1)
+    close = difflib.get_close_matches(wanted, checkpoints, n=NEAR)
+    others = f"Near it are also: {', '.join(close[1:])}. " if close[1:] else ""
     raise ModelError(f"Unknown model '{name}'.{f' Did you mean {close[0]!r}?' if close else ''}",
-                     f"Known: {', '.join(sorted(checkpoints))}; or a folder, or a hub id such as org/name.")
+                     f"{others}`medvqa models list` shows all; a folder or a hub id such as org/name will do too.")
 
 
 def known_checkpoints() -> dict[str, tuple[str, str]]:
@@ -174,30 +175,6 @@ def detect_family(config: Mapping[str, Any], checkpoint: str) -> str:
     types = sorted({kind for plugin in families.values() for kind in plugin.card.model_types})
     raise ModelError(f"'{checkpoint}' is of the type '{model_type}', which no installed family loads.",
                      f"Supported types: {', '.join(types)}. A plugin can add a family (`medvqa models list`).")
-
-
-def build_scratch(settings: Settings, samples: Sequence[VQASample], directory: Path) -> ModelChoice:
-    """Write a small model of random weights, its tokenizer trained on the samples' prompts and answers.
-
-    Raises:
-        SettingsError: If no family is named or its options do not fit.
-    """
-    from medvqa_cli.data.prompts import build_turns, format_target
-
-    name = settings.model.family or settings.model.name
-    if not name:
-        raise SettingsError("model.scratch needs a family.", "Name one with --model, such as --model llava.")
-    family_name = plugins.models.resolve(name)
-    family = plugins.models.get(family_name)
-    options = read_options(family.Options, settings.model.options, "model.options")
-    texts = [text for sample in samples for text in (
-        *(turn.text for turn in build_turns(sample, settings.prompt)), format_target(sample, settings.prompt))]
-    try:
-        family.build_tiny(directory, texts=texts, options=options, seed=settings.seed)
-    except ValueError as error:
-        raise SettingsError(f"model.options do not fit together: {error}.",
-                            f"See `medvqa models info {family_name}`.") from error
-    return ModelChoice(str(directory), family_name)
 
 
 def open_run_model(run: Run, settings: Settings, progress: Progress) -> LoadedModel:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.reporting.estimates import read_estimate
 from medvqa_cli.reporting.formatting import format_value
+from medvqa_cli.runs import Run, find_free_name
 from medvqa_cli.settings.schema import Settings, make_settings, to_tree
 from medvqa_cli.workflows.analysis import analyze_data
 from medvqa_cli.workflows.calibrate import evaluate_calibration
@@ -23,8 +24,6 @@ from medvqa_cli.workflows.train import train_sft
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from medvqa_cli.runs import Run
 
 # Chosen on the demo's validation split, never on its test split.
 RECIPE: dict[str, Any] = {
@@ -62,7 +61,8 @@ def run_quickstart(settings: Settings, *, quick: bool = False, progress: Progres
     recipe = make_recipe(settings, quick=quick)
     prepared = open_data(recipe, progress)
     analyze_data(recipe, page=False, progress=progress)
-    run = train_sft(recipe, name="quickstart-quick" if quick else "quickstart", progress=progress)
+    name = find_free_name(recipe.paths.runs, "quickstart-quick" if quick else "quickstart")
+    run = train_sft(recipe, name=name, progress=progress)
     shutil.copy(prepared.path / "analysis.json", run.path / "analysis.json")
     answer_thrice(recipe, run, progress)
     answers = {tag or "main": evaluate_answers(run, recipe, tag=tag, progress=progress)

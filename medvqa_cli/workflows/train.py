@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.errors import DataError, RunError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import write_json
-from medvqa_cli.runs import Run, create_run, open_run
+from medvqa_cli.runs import Run, check_name, create_run, open_run
 from medvqa_cli.settings.schema import Settings, make_settings, to_tree
 from medvqa_cli.workflows.fitting import SFT, Job, Method, check_method, check_processes, fit
 from medvqa_cli.workflows.locks import hold_run
 from medvqa_cli.workflows.models import (
     ModelChoice,
-    build_scratch,
     choose_model,
     describe_model,
     load_choice,
     recall_choice,
 )
+from medvqa_cli.workflows.scratch import build_scratch, choose_scratch
 from medvqa_cli.workflows.settings_digest import KEY, check_settings, digest_settings
 from medvqa_cli.workflows.sharding import keep_engine, leave_out_probes, read_engine, recall_engine
 from medvqa_cli.workflows.tracking import check_tracking
@@ -114,14 +114,16 @@ def train(method: Method, settings: Settings, *, name: str | None = None, resume
 
 def _check_start(method: Method, settings: Settings, name: str | None, start: Start, progress: Progress) -> Run:
     """Check everything that can be checked without loading a model; return the run that would be made."""
-    source = _find_source(settings, start)
+    _find_source(settings, start, name)
     settings = fix_mixture(settings)
     method.check(settings, load_training_data(settings, progress))
-    _check_choice(settings, source)
     return Run(settings.paths.runs / (name or _name_run(settings)))
 
 
-def _find_source(settings: Settings, start: Start) -> Run | None:
+def _find_source(settings: Settings, start: Start, name: str | None) -> Run | None:
+    """Return the run to start from; what costs nothing to check is checked here, before data are read."""
+    if name:
+        check_name(settings.paths.runs, name)
     check_kind(start.kind, named=start.run is not None)
     source = open_run(settings.paths.runs, start.run) if start.run else None
     if source:
@@ -130,12 +132,11 @@ def _find_source(settings: Settings, start: Start) -> Run | None:
     check_tracking(settings)
     check_vision_cache(settings)
     read_engine(settings)
-    return source
-
-
-def _check_choice(settings: Settings, source: Run | None) -> None:
-    if source is None and not settings.model.scratch:
+    if source is None and settings.model.scratch:
+        choose_scratch(settings)
+    elif source is None:
         choose_model(settings)
+    return source
 
 
 def _begin_run(method: Method, settings: Settings, name: str | None, start: Start, progress: Progress,
@@ -143,14 +144,13 @@ def _begin_run(method: Method, settings: Settings, name: str | None, start: Star
     """Make a new run, to be `held` from now on: its folder, its data, its model."""
     from medvqa_cli.models.placement import count_processes
 
-    source = _find_source(settings, start)
+    source = _find_source(settings, start, name)
     engine = read_engine(settings)
     settings = leave_out_probes(fix_mixture(settings), engine, progress)
     check = check_training_data(settings, progress)
     data = load_training_data(settings, progress)
     method.check(settings, data)
-    _check_choice(settings, source)
-    run = create_run(settings.paths.runs, name or _name_run(settings))
+    run = create_run(settings.paths.runs, name or _name_run(settings), counts_up=name is None)
     try:
         held.enter_context(hold_run(run))
         progress.say(f"Run: {run.path}")

@@ -12,7 +12,8 @@ from medvqa_cli.errors import MedVQAError
 from medvqa_cli.records import VQASample
 from medvqa_cli.workflows.checks.advice import COUNTED_DIFFERENTLY, NOT_FINITE, TASK_TYPE
 from medvqa_cli.workflows.checks.outcome import FaultError, Listener, NotApplicableError
-from medvqa_cli.workflows.models import build_encoder, build_scratch, choose_model, describe_model, load_choice
+from medvqa_cli.workflows.models import build_encoder, choose_model, describe_model, load_choice
+from medvqa_cli.workflows.scratch import build_scratch
 from medvqa_cli.workflows.tuning import find_tuning
 
 if TYPE_CHECKING:
