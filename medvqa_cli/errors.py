@@ -64,12 +64,35 @@ class RunError(MedVQAError):
     exit_code = 7
 
 
+FULL = "The disk is full."
+FREE = "Free some space and run the same command again: it resumes where it stopped."
+SIGNS_OF_FULL = ("No space left on device", "os error 28", "Errno 28", "Disk quota exceeded",
+                 "PytorchStreamWriter failed")
+
+
+def explain_full_disk(error: BaseException) -> RunError | None:
+    """Turn what any library makes of a full disk into one clear error; None if an error is about something else.
+
+    Safetensors, Arrow and torch wrap the system's failure into errors of their own, of which only the text, or what
+    they were raised from, says what it is.
+    """
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        if isinstance(link, OSError) and link.errno == errno.ENOSPC:
+            return explain_os_error(link)
+        if any(sign in str(link) for sign in SIGNS_OF_FULL):
+            return RunError(FULL, FREE)
+        seen.append(link)
+        link = link.__cause__ or link.__context__
+    return None
+
+
 def explain_os_error(error: OSError) -> RunError:
     """Turn an operating-system failure (no permission, disk full) into one clear error."""
     where = f" '{error.filename}'" if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return RunError(f"The disk is full: could not write{where}.",
-                        "Free some space and run the same command again: it resumes where it stopped.")
+        return RunError(f"The disk is full: could not write{where}." if where else FULL, FREE)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return RunError(f"No permission to write{where}." if error.filename else "No permission to write.",
                         "Choose another place with --runs-dir or --prepared-dir, or change its permissions.")

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MOST_OF_A_NAME = 10_000
+REMAKE = "Delete it, and run the command again that made it."
+LOST = "Put a copy of it back, or train anew: the run cannot be used without it."
+REMEDIES = {"manifest.json": LOST, "settings.json": LOST,
+            "metrics.json": "Delete it and measure anew: medvqa eval answers --run {run}"}
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pillow")
 
 
@@ -84,7 +88,7 @@ class Run:
         except FileNotFoundError as error:
             raise RunError(f"Run '{self.name}' has no {name}.") from error
         except ValueError as error:
-            raise RunError(f"{path} is damaged: {error}.") from error
+            raise RunError(f"{path} is damaged: {error}.", REMEDIES.get(name, REMAKE).format(run=self.name)) from error
         return content
 
     def name_resume(self) -> str:

@@ -11,7 +11,7 @@ import typer
 from medvqa_cli import __version__
 from medvqa_cli.cli.groups import LazyGroup, Stub, show_help
 from medvqa_cli.cli.terminal import Terminal
-from medvqa_cli.errors import MedVQAError, SettingsError, explain_os_error
+from medvqa_cli.errors import MedVQAError, SettingsError, explain_full_disk, explain_os_error
 
 COMMANDS = (
     Stub("quickstart", "Everything end to end on the built-in demo: data, training, answers, calibration, report.",
@@ -83,6 +83,8 @@ def _as_known(error: BaseException) -> MedVQAError | None:
     if isinstance(error, UsageError):
         path = error.ctx.command_path if error.ctx else "medvqa"
         return SettingsError(error.format_message(), f"See `{path} --help`.")
+    if full := explain_full_disk(error):
+        return full
     return explain_os_error(error) if isinstance(error, OSError) else None
 
 

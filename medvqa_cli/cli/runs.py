@@ -34,14 +34,18 @@ def list_runs(call: Call) -> None:
             call.terminal.warn(row["problem"])
 
 
-@command(app, "show", RUN_ARGUMENT)
+@command(app, "show", RUN_ARGUMENT, Option("--all", "Show all that is known of it: every number.", kind="switch"))
 def show_run(call: Call) -> None:
-    """Show a run's facts, files and metrics."""
+    """Show what a run is, what it holds and its main numbers; --all and --json show all of them."""
     from medvqa_cli.cli.run_choice import newest_run
+    from medvqa_cli.cli.run_summary import print_run
     from medvqa_cli.runs import open_run
 
     typed = call.text("run")
     run = open_run(call.runs, typed) if typed else newest_run(call.runs)
+    if not call.terminal.json and not call.is_on("all"):
+        print_run(call.terminal, run, describe_run(run))
+        return
     document = describe_run(run) | {"manifest": run.read_json("manifest.json"), "files": _list_files(run)}
     if (run.path / "metrics.json").is_file():
         document["metrics"] = run.read_json("metrics.json")
@@ -65,7 +69,7 @@ def push_run(call: Call) -> None:
 
 def describe_run(run: Run) -> dict[str, Any]:
     """Return a run's facts for a list: name, path, creation time, data set, model, and what it holds."""
-    manifest, problem = _read_manifest(run)
+    manifest, problem = _read_documents(run)
     model = manifest.get("model") or {}
     has = {"model": bool(run.weights), "predictions": any(run.path.glob("predictions*.jsonl")),
            "metrics": (run.path / "metrics.json").is_file(), "report": run.report.is_file()}
@@ -75,13 +79,18 @@ def describe_run(run: Run) -> dict[str, Any]:
             "has": [part for part, there in has.items() if there]} | ({"problem": problem} if problem else {})
 
 
-def _read_manifest(run: Run) -> tuple[dict[str, Any], str]:
+def _read_documents(run: Run) -> tuple[dict[str, Any], str]:
+    """Return the manifest, and what is wrong with the first document that is damaged."""
     from medvqa_cli.errors import RunError
 
-    try:
-        return run.read_json("manifest.json"), ""
-    except RunError as error:
-        return {}, error.message
+    found: dict[str, dict[str, Any]] = {}
+    problems = []
+    for path in (run.manifest, run.settings, run.path / "metrics.json"):
+        try:
+            found[path.name] = run.read_json(path.name) if path.is_file() else {}
+        except RunError as error:
+            problems.append(error.message)
+    return found.get("manifest.json", {}), problems[0] if problems else ""
 
 
 def _list_files(run: Run) -> list[str]:

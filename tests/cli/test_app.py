@@ -119,6 +119,27 @@ def test_operating_system_errors_are_explained(medvqa, during_training):
     assert result.stderr.startswith("error: The disk is full: could not write '/x/model.safetensors'.\nhint: Free some")
 
 
+class SafetensorError(Exception):
+    """As safetensors raises it: no OSError."""
+
+
+def chain(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("error", [
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    RuntimeError("[Errno 28] writing"), chain(RuntimeError("failed"), OSError(errno.ENOSPC, "No space left on device")),
+])
+def test_a_full_disk_is_said_whatever_a_library_makes_of_it(medvqa, during_training, error):
+    during_training(raise_(error))
+    result = medvqa("train", "sft")
+    assert (result.exit_code, result.stderr) == (
+        7, ("error: The disk is full.\nhint: Free some space and run the same command again: it resumes where it "
+            "stopped.\n"))
+
+
 def test_no_permission_for_the_runs_folder(medvqa, during_training):
     during_training(raise_(PermissionError(errno.EACCES, "Permission denied", "/runs")))
     result = medvqa("train", "sft")

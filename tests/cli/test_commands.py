@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from medvqa_cli import plugins
+from medvqa_cli.records import write_json
 
 
 def only(calls):
@@ -317,6 +318,20 @@ def test_runs_are_listed_newest_first_and_a_damaged_one_hides_none(medvqa, make_
     assert "warning: " in result.stderr
 
 
+@pytest.mark.parametrize(("name", "hint"), [
+    ("settings.json", "Put a copy of it back, or train anew: the run cannot be used without it."),
+    ("metrics.json", "Delete it and measure anew: medvqa eval answers --run a"),
+])
+def test_a_damaged_file_is_listed_and_has_a_hint(medvqa, make_run, document, name, hint):
+    run = make_run("a")
+    (run.path / name).write_text("{")
+    assert f"{name} is damaged" in document("runs", "list")[0]["problem"]
+    result = medvqa("runs", "show", "a")
+    assert result.exit_code == 7
+    assert f"{name} is damaged: " in result.stderr
+    assert result.stderr.endswith(f"\nhint: {hint}\n")
+
+
 def test_no_runs_is_no_error(medvqa):
     result = medvqa("runs", "list")
     assert (result.exit_code, result.stdout) == (0, "")
@@ -328,6 +343,33 @@ def test_a_run_is_shown(document, make_run):
     shown = document("runs", "show", "a")
     assert (shown["run"], shown["manifest"]["model"]) == ("a", {"family": "llava"})
     assert shown["files"] == ["manifest.json", "model", "predictions.jsonl", "settings.json"]
+
+
+def test_a_run_is_shown_on_one_screen(medvqa, make_run):
+    def score(value):
+        return {"n": 4, "images": 2, **{f"{metric}@medvqa": {"value": value, "low": 0.25, "high": 0.875}
+                                        for metric in ("accuracy", "exact_match", "token_f1")}}
+
+    run = make_run("a", dataset="slake", answered=True, train={"epochs": 7})
+    run.update_manifest(method="sft", steps=1, train_seconds=61, finished="2000-01-01", data={
+        "dataset": "slake", "train_questions": 12800, "train_images": 1, "warnings": ["twins", "more", "most"]})
+    block = {"overall": score(0.5), "closed": score(0.75), "open": score(0.625)}
+    write_json(run.path / "metrics.json", {
+        "answers": {"main": block, "blank": block},
+        "calibration": {"num_questions": 3, "ece": 0.125, "intervals": {"ece": {"low": 0.1, "high": 0.2}},
+                        "bin_data": [{"bin_lower": 0.1 * n} for n in range(500)]}})
+    result = medvqa("runs", "show", "a")
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0, result.stderr
+    assert len(lines) < 25
+    text = "\n".join(" ".join(line.split()) for line in lines)
+    for part in ("data slake: 12,800 training questions, 1 image", "training sft, 1 step, in 1 min 1 s",
+                 "settings data.dataset=slake, train.epochs=7", "holds manifest.json, metrics.json, model, predictions",
+                 "blank 4 0.500 [0.250, 0.875] 0.750 [0.250, 0.875] 0.625 [0.250, 0.875] 0.625 [0.250, 0.875]",
+                 "calibration 3 - 0.125 [0.100, 0.200] - -"):
+        assert part in text
+    assert result.stderr == "warning: the data: twins (2 more warnings: --all)\n"
+    assert len(medvqa("runs", "show", "a", "--all").stdout.splitlines()) > 40
 
 
 def test_flags_of_loading_reach_their_settings(medvqa, workflows):
