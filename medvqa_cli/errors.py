@@ -96,4 +96,5 @@ def explain_os_error(error: OSError) -> RunError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return RunError(f"No permission to write{where}." if error.filename else "No permission to write.",
                         "Choose another place with --runs-dir or --prepared-dir, or change its permissions.")
-    return RunError(f"{error.strerror or error}{':' if where else '.'}{where}")
+    return RunError(f"{error.strerror or error}{':' if where else '.'}{where}",
+                    "Look at the paths of this command: --runs-dir, --prepared-dir, --log-file and the like.")

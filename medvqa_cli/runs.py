@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import itertools
 import json
 import os
@@ -113,7 +114,7 @@ def create_run(runs: Path, name: str, *, counts_up: bool = True) -> Run:
         RunError: If the name is no plain folder name, or is taken.
     """
     _check_spelling(name)
-    runs.mkdir(parents=True, exist_ok=True)
+    make_runs_folder(runs)
     for number in range(1, MOST_OF_A_NAME if counts_up else 2):
         path = runs / _number(name, number)
         try:
@@ -126,6 +127,21 @@ def create_run(runs: Path, name: str, *, counts_up: bool = True) -> Run:
     if not counts_up:
         check_name(runs, name)
     raise RunError(f"There are 9,999 runs called '{name}' in '{runs}'.", "Choose another --name.")
+
+
+def make_runs_folder(runs: Path) -> None:
+    """Make the folder of runs if it is not there.
+
+    Raises:
+        RunError: If it cannot be made.
+    """
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise RunError(f"The folder of runs '{runs}' cannot be made: {error.strerror}.",
+                       "Choose another place with --runs-dir.") from error
 
 
 def find_free_name(runs: Path, name: str) -> str:

@@ -60,6 +60,14 @@ def test_a_name_that_was_asked_for_is_that_name_or_an_error(tmp_path):
         check_name(tmp_path, "../a")
 
 
+def test_a_folder_of_runs_that_cannot_be_made_is_one_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError) as caught:
+        create_run(tmp_path / "file" / "runs", "a")
+    assert caught.value.message == f"The folder of runs '{tmp_path / 'file' / 'runs'}' cannot be made: Not a directory."
+    assert caught.value.hint == "Choose another place with --runs-dir."
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b", "-x", "ä"])
 def test_a_run_name_is_a_plain_folder_name(tmp_path, name):
     with pytest.raises(RunError) as caught:

@@ -106,7 +106,7 @@ def find_type(assignment: Assignment) -> Any:
         elif not _is_section(annotation):
             single = ".".join(assignment.path[:depth])
             raise SettingsError(f"{assignment.origin}: setting '{single}' is one value and has no '{assignment.key}'.",
-                                "See `medvqa config schema` for every key.")
+                                f"Write {single}=VALUE. `medvqa config show` prints every key.")
         elif part not in annotation.model_fields:
             raise _unknown(assignment)
         else:

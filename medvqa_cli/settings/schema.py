@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from medvqa_cli.errors import SettingsError
+from medvqa_cli.settings.allowed import describe_allowed
 from medvqa_cli.settings.data import DatasetDeclaration, DataSettings, KnowledgeSettings, MaskSettings, PromptSettings
 from medvqa_cli.settings.grpo import GRPOSettings
 from medvqa_cli.settings.inference import InferenceSettings, ServerSettings
@@ -21,6 +22,7 @@ from medvqa_cli.settings.upgrading import upgrade_tree
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+NOT_FINITE = ("nan", "inf", "infinity")
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -159,13 +161,23 @@ def make_settings(tree: Mapping[str, Any] | None = None, origins: Mapping[str, s
     try:
         return Settings.model_validate_json(json.dumps(upgrade_tree(tree or {}), default=str))
     except ValidationError as error:
+        allowed = [describe_allowed(Settings, fault["loc"]) for fault in _list_faults(error)]
+        hint = "\n".join(dict.fromkeys(filter(None, allowed)))
         raise SettingsError("\n".join(describe_errors(error, origins=origins)),
-                            "See `medvqa config schema` for every key.") from error
+                            hint or "See `medvqa config show` for every key.") from error
 
 
 def describe_errors(error: ValidationError, prefix: str = "", origins: Mapping[str, str] | None = None) -> list[str]:
     """Return one sentence for each fault: where it stands if known, key, value and what is allowed."""
-    return [_describe(fault, prefix, origins or {}) for fault in error.errors(include_url=False)]
+    return [_describe(fault, prefix, origins or {}) for fault in _list_faults(error)]
+
+
+def _list_faults(error: ValidationError) -> list[Any]:
+    """Return the faults; a list that is too short only because of a wrong item is none."""
+    faults = error.errors(include_url=False)
+    places = [fault["loc"] for fault in faults]
+    return [fault for fault in faults if not any(
+        len(place) > len(fault["loc"]) and place[: len(fault["loc"])] == fault["loc"] for place in places)]
 
 
 def _describe(fault: Any, prefix: str, origins: Mapping[str, str]) -> str:
@@ -174,7 +186,9 @@ def _describe(fault: Any, prefix: str, origins: Mapping[str, str]) -> str:
     start = f"{origin}: s" if origin else "S"
     if fault["type"] == "extra_forbidden":
         return f"Unknown setting '{key}'."
-    message = fault["msg"].removeprefix("Value error, ")
+    is_number = fault["type"] in {"float_type", "float_parsing", "int_type", "int_parsing"}
+    message = ("input should be a finite number" if is_number and str(fault["input"]).lstrip("+-").lower() in NOT_FINITE
+               else fault["msg"].removeprefix("Value error, "))
     if not key:
         return f"Settings contradict each other: {message}."
     return f"{start}etting '{key}' is {json.dumps(fault['input'], default=str)}: {message[0].lower()}{message[1:]}."

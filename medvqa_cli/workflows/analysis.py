@@ -198,12 +198,24 @@ def find_warnings(settings: Settings) -> tuple[str, ...]:
 def _analyze_if_cheap(settings: Settings, prepared: PreparedData, progress: Progress) -> dict[str, Any]:
     questions, images = sum(prepared.counts.values()), prepared.images
     if settings.data.analyze == "auto" and questions <= MAX_CHEAP_QUESTIONS and images <= MAX_CHEAP_IMAGES:
-        progress.say(f"'{prepared.name}' has not been analysed yet: analysing {images:,} images.")
+        progress.say(f"'{prepared.name}' {_describe_gap(settings, prepared)}: analysing {images:,} images.")
         whole = settings.data.model_copy(update={"limit": None, "subsample": None})
         return analyze_data(settings.model_copy(update={"data": whole}), page=False, progress=progress)
-    raise DataError(f"DATA ANALYSIS NOT FOUND: '{prepared.name}' ({questions:,} questions, {images:,} images) has not "
-                    "been analysed as it is selected here.",
+    raise DataError(f"DATA ANALYSIS NOT FOUND: '{prepared.name}' ({questions:,} questions, {images:,} images) "
+                    f"{_describe_gap(settings, prepared)}.",
                     f"Run `{_name_command(settings, 'analyze')}`, or train without it: --skip-data-check.")
+
+
+def _describe_gap(settings: Settings, prepared: PreparedData) -> str:
+    """Return why no analysis that is there will do."""
+    document = _read_analysis(prepared.path / ANALYSIS)
+    if document is None:
+        return "has not been analysed yet"
+    if document.get("fingerprint") != prepared.fingerprint:
+        return "has changed since it was analysed"
+    made, wanted = document["selection"], describe_selection(settings, choose_language(settings))
+    others = [f"{key} {made.get(key)} instead of {value}" for key, value in wanted.items() if made.get(key) != value]
+    return f"was analysed with other settings ({', '.join(others)})"
 
 
 def _name_command(settings: Settings, action: str) -> str:

@@ -127,7 +127,11 @@ def infer_image(settings: Settings, image: Path, questions: Sequence[str], *, ru
     if settings.infer.shown.startswith("shuffled") or settings.infer.option_rotation:
         raise SettingsError("One picture has no other to be shuffled with, and its questions no options.",
                             "Leave --control out, or use blank or text-only.")
-    read_image(image, max_pixels=settings.data.max_pixels)
+    try:
+        read_image(image, max_pixels=settings.data.max_pixels)
+    except DataError as error:  # its hint is about a data set's pictures
+        raise DataError(error.message, "Name a picture with --image; a path starts from the current folder, and "
+                        "--set data.max_pixels=N allows larger ones.") from error
     open_doubt(settings)
     samples = [VQASample(dataset="image", split="image", question_id=str(number), image_id=image.name,
                          question=question, answer="", answer_type="open", images=(str(image.resolve()),))

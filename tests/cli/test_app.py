@@ -78,7 +78,7 @@ def test_help_of_a_command(medvqa, line, words):
      "`medvqa config init` writes a commented one."),
     (("config", "show", "--epochs", "many"),
      "--epochs: setting 'train.epochs' is \"many\": input should be a valid number.",
-     "See `medvqa config schema` for every key."),
+     "train.epochs takes a number above 0 (default 3.0): Passes over the training questions."),
 ])
 def test_usage_mistakes(medvqa, line, message, hint):
     result = medvqa(*line)
@@ -228,7 +228,8 @@ def test_the_log_file_has_everything_with_times(medvqa, during_training, tmp_pat
 def test_a_log_file_that_cannot_be_written(medvqa, tmp_path):
     result = medvqa("config", "show", "--log-file", str(tmp_path))
     assert result.exit_code == 7
-    assert result.stderr == f"error: Is a directory: '{tmp_path}'\n"
+    assert result.stderr == (f"error: Is a directory: '{tmp_path}'\nhint: Look at the paths of this command: "
+                             "--runs-dir, --prepared-dir, --log-file and the like.\n")
 
 
 def test_json_is_the_only_thing_on_stdout(medvqa, during_training, make_run):

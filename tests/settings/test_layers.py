@@ -138,6 +138,29 @@ def test_errors_name_source_key_value_and_what_is_allowed(text, message):
     assert error.hint
 
 
+@pytest.mark.parametrize(("text", "hint"), [
+    ("train.warmup=2", "train.warmup takes a number of at least 0 and at most 1 (default 0.03): "),
+    ("train.tuning=all", "train.tuning takes auto, lora or full (default auto): "),
+    ("train.lora.r=1.5", "train.lora.r takes a whole number above 0 (default 16): Rank."),
+    ("data.limit=0", "data.limit takes a whole number above 0: Use only the first N questions of each split."),
+    ("evaluation.profiles=x", "evaluation.profiles takes a list of medvqa, vqa, llava-med or squad (default medvqa): "),
+    ("model.scratch=maybe", "model.scratch takes true or false (default False): "),
+])
+def test_the_hint_says_what_the_setting_takes(text, hint):
+    assert refuse(text).hint.startswith(hint)
+
+
+def test_one_wrong_value_is_one_error():
+    assert refuse("evaluation.profiles=nosuch").message.count("setting") == 1
+    both = refuse("train.epochs=0", "data.limit=0")
+    assert [line.partition(" takes")[0] for line in both.hint.splitlines()] == ["data.limit", "train.epochs"]
+
+
+@pytest.mark.parametrize("text", ["nan", "-inf", "Infinity"])
+def test_what_is_no_finite_number_is_said_to_be_none(text):
+    assert "input should be a finite number" in refuse(f"train.learning_rate={text}").message
+
+
 def test_file_and_variable_are_named(tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text("data:\n  question_type: yes\n")

@@ -36,6 +36,15 @@ def test_a_cheap_analysis_is_made_by_itself(slake):
     assert len(notes.said) == 1
 
 
+def test_an_analysis_of_something_else_is_not_called_none(slake):
+    analyze_data(change(slake, language="zh"), page=False)
+    notes = Notes()
+    with pytest.raises(DataError, match=r"was analysed with other settings \(language zh instead of en\)\."):
+        check_data(change(slake, analyze="never"))
+    check_data(slake, notes)
+    assert notes.said == ["'slake' was analysed with other settings (language zh instead of en): analysing 4 images."]
+
+
 def test_the_page_is_drawn_of_the_analysis_that_is_there(slake):
     analyze_data(slake)
     assert find_page(slake).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -46,8 +55,8 @@ def test_the_page_is_drawn_of_the_analysis_that_is_there(slake):
 def test_a_missing_analysis_refuses_training(slake):
     with pytest.raises(DataError) as caught:
         check_data(change(slake, analyze="never"))
-    assert caught.value.message == ("DATA ANALYSIS NOT FOUND: 'slake' (6 questions, 4 images) has not been analysed as "
-                                    "it is selected here.")
+    assert caught.value.message == ("DATA ANALYSIS NOT FOUND: 'slake' (6 questions, 4 images) has not been analysed "
+                                    "yet.")
     assert caught.value.hint == "Run `medvqa data analyze slake`, or train without it: --skip-data-check."
 
 

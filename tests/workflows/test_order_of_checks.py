@@ -8,7 +8,7 @@ from medvqa_cli.errors import DataError, MedVQAError, ModelError, PluginError, R
 from medvqa_cli.runs import create_run
 from medvqa_cli.settings.schema import make_settings
 from medvqa_cli.workflows import infer, train
-from medvqa_cli.workflows.infer import infer_split
+from medvqa_cli.workflows.infer import infer_image, infer_split
 from medvqa_cli.workflows.models import choose_model
 from medvqa_cli.workflows.train import train_sft
 
@@ -58,6 +58,13 @@ def test_to_answer_names_are_looked_at_before_data_are_read(settle, sections, er
     with pytest.raises(error) as caught:
         infer_split(settle(**sections))
     assert message in caught.value.message
+
+
+def test_a_picture_that_is_missing_is_no_matter_of_a_data_set(settle, tmp_path):
+    with pytest.raises(DataError) as caught:
+        infer_image(settle(model={"name": "llava"}), tmp_path / "none.png", ["What?"])
+    assert caught.value.message == f"The image '{tmp_path / 'none.png'}' is missing."
+    assert caught.value.hint.startswith("Name a picture with --image")
 
 
 def test_an_unknown_model_is_told_the_few_near_it(settle):
