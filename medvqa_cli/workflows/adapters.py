@@ -11,6 +11,7 @@ from medvqa_cli import plugins
 from medvqa_cli.errors import ModelError
 from medvqa_cli.runs import Run, open_run
 from medvqa_cli.workflows.models import ModelChoice, choose_model, recall_choice
+from medvqa_cli.workflows.own_weights import find_base
 
 if TYPE_CHECKING:
     from medvqa_cli.settings.schema import Settings
@@ -83,5 +84,4 @@ def _read_facts_above(adapter: Path) -> dict[str, Any]:
 
 
 def _read_facts(run: Run) -> dict[str, Any]:
-    facts: dict[str, Any] = run.read_json("manifest.json").get("model") or {}
-    return facts
+    return find_base(run.read_json("manifest.json").get("model") or {}, run)

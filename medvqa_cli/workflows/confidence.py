@@ -10,6 +10,7 @@ from medvqa_cli.records import write_atomically, write_json
 from medvqa_cli.workflows.closed_questions import open_auto_router
 from medvqa_cli.workflows.elicitation.inquiry import name_rows
 from medvqa_cli.workflows.evaluate import merge_metrics, read_predictions
+from medvqa_cli.workflows.own_weights import name_own_weights
 from medvqa_cli.workflows.recalibrating import NOTHING, Recalibration, add_rules, recalibrate_details
 from medvqa_cli.workflows.scopes import Scope, make_scope
 
@@ -112,7 +113,7 @@ def _read_rows(run: Run, name: str, split: str) -> tuple[list[Prediction], dict[
         raise RunError(f"'{run.path / name}.jsonl' holds answers to split {', '.join(map(repr, sorted(found)))}, not "
                        f"to '{split}'.", "Name that split with --split, or answer anew with --overwrite.")
     meta = run.path / f"{name}.meta.json"
-    return predictions, run.read_json(meta.name) if meta.exists() else {}
+    return predictions, name_own_weights(run.read_json(meta.name), run) if meta.exists() else {}
 
 
 def _warn_incomplete(found: int, meta: dict[str, Any], progress: Progress) -> bool:

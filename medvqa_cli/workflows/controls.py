@@ -16,6 +16,7 @@ from medvqa_cli.settings.inference import InferenceSettings
 from medvqa_cli.settings.schema import make_settings, to_tree
 from medvqa_cli.workflows.asking import identify
 from medvqa_cli.workflows.evaluate import read_predictions
+from medvqa_cli.workflows.own_weights import name_own_weights
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -128,6 +129,7 @@ class _Model:
             return
         job = describe_job(settings, meta["split"], engine) | describe_router(
             open_router(settings, self.run, engine, self.progress))
+        job = name_own_weights(job, self.run)
         _check_alike(meta, job, f"the answers of '{self.run.name}'", "the control asked now")
         self.progress.say(f"Control '{name}':")
         answer_split(settings, self.run, engine, split=meta["split"], tag=_join(name, tag), progress=self.progress)
@@ -195,7 +197,7 @@ def is_control(meta: Mapping[str, Any]) -> bool:
 def read_meta(run: Run, tag: str) -> dict[str, Any]:
     """Return what stands beside the answers under a tag; empty if nothing does."""
     path = run.path / f"{_name_file(tag)}.meta.json"
-    return run.read_json(path.name) if path.exists() else {}
+    return name_own_weights(run.read_json(path.name), run) if path.exists() else {}
 
 
 def _read_alike(run: Run, meta: Mapping[str, Any], tag: str, known: Collection[tuple[str, str, str]],

@@ -8,6 +8,7 @@ from medvqa_cli.errors import RunError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import Prediction, prediction_from_json, read_jsonl, write_json, write_jsonl
 from medvqa_cli.workflows.locks import take_turns
+from medvqa_cli.workflows.own_weights import name_own_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -154,7 +155,7 @@ def _parse(row: dict[str, Any], path: Path, number: int) -> Prediction:
 
 def _read_meta(run: Run, name: str) -> dict[str, Any]:
     path = run.path / f"{name}.meta.json"
-    return run.read_json(path.name) if path.exists() else {}
+    return name_own_weights(run.read_json(path.name), run) if path.exists() else {}
 
 
 def _add_completeness(summary: dict[str, Any], meta: dict[str, Any], found: int, progress: Progress) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli import plugins
 from medvqa_cli.errors import ModelError, RunError
 from medvqa_cli.registry import normalize_name
+from medvqa_cli.workflows.own_weights import find_base
 from medvqa_cli.workflows.tuning import find_tuning
 
 if TYPE_CHECKING:
@@ -135,6 +136,9 @@ def check_base(choice: ModelChoice, progress: Progress) -> None:
     base = _read_base(Path(choice.adapter))
     if not base or Path(base) == Path(choice.checkpoint):
         return
+    checkpoint = Path(choice.checkpoint)
+    if checkpoint.name == Path(base).name and checkpoint.parent == Path(choice.adapter).parent:
+        return  # both lie in one run's folder, which was moved
     if Path(choice.checkpoint).is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", base):
         progress.warn(f"The adapter '{choice.adapter}' was trained on '{base}' and is put on '{choice.checkpoint}': "
                       "answers mean something only if these are the same weights.")
@@ -198,7 +202,7 @@ def choose_trained(run: Run) -> ModelChoice:
     if weights is None:
         raise ModelError(f"Run '{run.name}' has no trained model yet.",
                          f"Finish it with `{run.name_resume()}`.")
-    return recall_choice(run.read_json("manifest.json").get("model", {}), weights)
+    return recall_choice(find_base(run.read_json("manifest.json").get("model", {}), run), weights)
 
 
 def recall_choice(model: Mapping[str, Any], weights: Path | None = None) -> ModelChoice:

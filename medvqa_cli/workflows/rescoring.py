@@ -12,6 +12,7 @@ from medvqa_cli.runs import Run, create_run, list_runs, open_run
 from medvqa_cli.settings.schema import to_tree
 from medvqa_cli.workflows.data import choose_samples, open_data
 from medvqa_cli.workflows.evaluate import read_predictions
+from medvqa_cli.workflows.own_weights import place_own_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -63,7 +64,8 @@ def _read(path: Path, settings: Settings, split: str, progress: Progress) -> tup
         raise RunError(f"'{path}' is empty.", _FORM)
     if "sample" in first:
         side = path.with_name(f"{path.stem}.meta.json")
-        return read_predictions(path), Run(path.parent).read_json(side.name) if side.exists() else {}
+        meta = place_own_weights(Run(path.parent).read_json(side.name), path.parent) if side.exists() else {}
+        return read_predictions(path), meta
     samples = choose_samples(settings, split, progress)
     prepared = open_data(settings, SILENT)
     return join_answers(read_jsonl(path), samples, str(path)), {

@@ -15,6 +15,7 @@ from medvqa_cli.settings.data import KnowledgeSettings, MaskSettings, PromptSett
 from medvqa_cli.settings.schema import to_tree
 from medvqa_cli.workflows.asking import group_samples, identify
 from medvqa_cli.workflows.locks import hold_rows
+from medvqa_cli.workflows.own_weights import name_own_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,11 +47,12 @@ def hold_row_file(run: Run, name: str, meta: dict[str, Any], *, overwrite: bool)
         RunError: If rows made in another way are there and `overwrite` is not set, or another process writes them.
     """
     path, side = run.path / f"{name}.jsonl", run.path / f"{name}.meta.json"
+    meta = name_own_weights(meta, run)
     with hold_rows(path):
         if overwrite:
             path.unlink(missing_ok=True)
         if side.exists() and path.exists():
-            _check_same_job(run.read_json(side.name), meta, path)
+            _check_same_job(name_own_weights(run.read_json(side.name), run), meta, path)
         write_json(side, meta | {"created": now()})
         yield path
 

@@ -22,6 +22,7 @@ from medvqa_cli.workflows.models import (
     load_choice,
     recall_choice,
 )
+from medvqa_cli.workflows.own_weights import find_base
 from medvqa_cli.workflows.scratch import build_scratch, choose_scratch
 from medvqa_cli.workflows.settings_digest import KEY, check_settings, digest_settings
 from medvqa_cli.workflows.sharding import keep_engine, leave_out_probes, read_engine, recall_engine
@@ -188,14 +189,15 @@ def _reopen_run(method: Method, run: Run, settings: Settings, progress: Progress
         raise DataError(f"The data of run '{run.name}' have changed since it began (fingerprint "
                         f"{wanted['fingerprint']} then, {found['fingerprint']} now).", "Start a new run.")
     source = open_run(stored.paths.runs, manifest["init_from"]) if manifest.get("init_from") else None
-    choice = _start_from(source, manifest.get("init_weights", "kept")) if source else recall_choice(manifest["model"])
+    choice = (_start_from(source, manifest.get("init_weights", "kept")) if source
+              else recall_choice(find_base(manifest["model"], run)))
     loaded = load_choice(choice, stored, progress, trainable=True)
     loaded.model = _adapt(loaded, stored)
     return Job(run, stored, data, loaded, engine, method)
 
 
 def _start_from(source: Run, kind: Kind) -> ModelChoice:
-    return recall_choice(source.read_json("manifest.json")["model"], find_weights(source, kind))
+    return recall_choice(find_base(source.read_json("manifest.json")["model"], source), find_weights(source, kind))
 
 
 def _prepare_choice(settings: Settings, samples: Sequence[VQASample], run: Run) -> ModelChoice:
