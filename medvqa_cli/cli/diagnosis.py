@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.reporting.formatting import format_share
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
@@ -35,7 +37,7 @@ def _describe(found: Mapping[str, Any]) -> Iterator[str]:
                f"{sum(table['no'].values())} no {table['no']['yes']} are answered yes; "
                f"{table['yes']['neither'] + table['no']['neither']} say neither.")
     if margins := found["margins"]:
-        yield (f"Margins: median {margins['median']:.3f} nats a token, {margins['tiny']:.1%} tiny; right "
+        yield (f"Margins: median {margins['median']:.3f} nats a token, {format_share(margins['tiny'])} tiny; right "
                f"{_number(margins['right'])}, wrong {_number(margins['wrong'])}.")
     lengths = found["lengths"]
     yield (f"Length: {lengths['answer_words']:.1f} words an answer, {lengths['gold_words']:.1f} in the gold answers; "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.reporting.formatting import format_share
 from medvqa_cli.reporting.tables import (
     ANSWER_COLUMNS,
-    CALIBRATION_COLUMNS,
     MEASURE_COLUMNS,
     describe_protocol,
+    explain_gaps,
+    name_calibration_columns,
     summarize_answers,
     summarize_calibration,
     summarize_measures,
@@ -47,7 +49,7 @@ def print_analysis(terminal: Terminal, document: Mapping[str, Any]) -> None:
 
 def _describe_majority(part: Mapping[str, Any], kind: str) -> str | None:
     answers = (part.get(kind) or {}).get("frequent_answers")
-    return f"{next(iter(answers))} ({part[kind]['majority_share']:.1%})" if answers else None
+    return None if not answers else f"{next(iter(answers))} ({format_share(part[kind]['majority_share'])})"
 
 
 def _count_facets(splits: Mapping[str, Any]) -> Iterator[list[Any]]:
@@ -58,15 +60,25 @@ def _count_facets(splits: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 def _print_baselines(terminal: Terminal, rows: Mapping[str, Mapping[str, Any]]) -> None:
     if rows:
-        terminal.print_table(["accuracy without the picture", *BASELINES.values()],
-                             [[name, *(_percent(part.get(key)) for key in BASELINES)] for name, part in rows.items()])
+        shares = [[name, *(format_share(part.get(key)) for key in BASELINES)] for name, part in rows.items()]
+        terminal.print_table(["accuracy without the picture", *BASELINES.values()], shares)
         terminal.print()
 
 
 def _print_verdict(terminal: Terminal, verdict: Mapping[str, Any]) -> None:
     for finding in (*verdict["faults"], *verdict["warnings"]):
         terminal.warn(finding["message"])
-    terminal.print("Verdict: ready for training." if verdict["ready"] else "Verdict: not ready for training.")
+    terminal.print(f"Verdict: {_say_verdict(verdict)}")
+
+
+def _say_verdict(verdict: Mapping[str, Any]) -> str:
+    warnings = [warning["message"] for warning in verdict["warnings"]]
+    if not verdict["ready"]:
+        return "not ready for training."
+    if not warnings:
+        return "ready for training."
+    more = f" (and {len(warnings) - 1} more, above)" if len(warnings) > 1 else ""
+    return f"ready for training, with {len(warnings)} warning{'s' * (len(warnings) > 1)}: {warnings[0]}{more}"
 
 
 def print_answers(terminal: Terminal, run: str, summary: Mapping[str, Any]) -> None:
@@ -74,15 +86,20 @@ def print_answers(terminal: Terminal, run: str, summary: Mapping[str, Any]) -> N
     terminal.print_table(list(ANSWER_COLUMNS), [list(row) for row in summarize_answers(summary)],
                          _title(run, summary["protocol"]))
     terminal.print()
-    terminal.print_table(list(MEASURE_COLUMNS), [list(row) for row in summarize_measures(summary)])
+    measures = summarize_measures(summary)
+    terminal.print_table(list(MEASURE_COLUMNS), [list(row) for row in measures])
+    for reason in explain_gaps(summary, measures):
+        terminal.print(reason)
     terminal.print()
     terminal.print(describe_protocol(summary))
-    _warn_of_data(terminal, summary["protocol"])
+    _warn_of_data(terminal, summary["protocol"], run)
+    for warning in summary.get("warnings") or ():
+        terminal.warn(warning)
 
 
 def print_calibration(terminal: Terminal, run: str, summary: Mapping[str, Any]) -> None:
     """Print what `evaluate_calibration` found: measures with intervals, the bins that hold questions, the protocol."""
-    terminal.print_table(list(CALIBRATION_COLUMNS), [list(row) for row in summarize_calibration(summary)],
+    terminal.print_table(list(name_calibration_columns(summary)), [list(row) for row in summarize_calibration(summary)],
                          _title(run, summary["protocol"]))
     terminal.print()
     bins = [part for part in summary["bin_data"] if part["bin_size"]]
@@ -91,20 +108,27 @@ def print_calibration(terminal: Terminal, run: str, summary: Mapping[str, Any]) 
                            f"{part['confidence']:.3f}", f"{part['accuracy']:.3f}"] for part in bins])
     terminal.print()
     terminal.print(describe_protocol(summary))
-    _warn_of_data(terminal, summary["protocol"])
+    for warning in summary.get("warnings") or ():
+        terminal.warn(warning)
+    _warn_of_data(terminal, summary["protocol"], run)
 
 
 def print_mixture(terminal: Terminal, report: Mapping[str, Any]) -> None:
     """Print what `load_mixture` drew: each group's share as wanted and as drawn."""
     terminal.print_table(["group", "data sets", "questions", "drawn", "share wanted", "share drawn", "repeats"],
                          [[group["name"], ", ".join(group["datasets"]), group["available"], group["drawn"],
-                           _percent(group["wanted"]), _percent(group["share"]), group["repeats"]]
+                           format_share(group["wanted"]), format_share(group["share"]), group["repeats"]]
                           for group in report["groups"]])
 
 
-def _warn_of_data(terminal: Terminal, protocol: Mapping[str, Any]) -> None:
-    """Say what the analysis of the data found: it belongs beside the numbers."""
-    for warning in protocol.get("inference", {}).get("data_warnings", ()):
+def _warn_of_data(terminal: Terminal, protocol: Mapping[str, Any], run: str) -> None:
+    """Say that the analysis of the data found something, and what if it is one thing or verbose."""
+    warnings = protocol.get("inference", {}).get("data_warnings", ())
+    if len(warnings) > 1 and not terminal.verbose:
+        terminal.warn(f"{len(warnings)} warnings about the data belong beside these numbers: read them with --verbose, "
+                      f"or in the report (medvqa report {run}).")
+        return
+    for warning in warnings:
         terminal.warn(f"the data: {warning}")
 
 
@@ -112,5 +136,3 @@ def _title(run: str, protocol: Mapping[str, Any]) -> str:
     return f"{run}: {protocol['dataset']}, split {protocol['split']}"
 
 
-def _percent(share: float | None) -> str | None:
-    return None if share is None else f"{share:.1%}"

@@ -53,6 +53,8 @@ FLOORS = {
               "another answer may win the vote is left out",
     "exact": "mean ECE of a perfectly calibrated model with these confidences, by simulation",
 }
+MIN_VALID = 0.9
+"""Below this share of answers that can be read, the measures come with a warning."""
 PREDICTED = "yes if p_yes >= 0.5, else no"
 EXACT_CLIP = 1e-6
 
@@ -67,7 +69,10 @@ def summarize_confidence(details: Sequence[Detail], settings: EvaluationSettings
                          asked: int | None = None) -> dict[str, Any]:
     """Return calibration metrics with intervals clustered by image, bins, bias floor and protocol.
 
-    A question without any valid sampled answer counts as wrong with confidence 0.5, and in `valid_response_rate`.
+    A question without any valid sampled answer counts as wrong, as sure as a guess: 1 / k of k candidates (0.5 for yes
+    or no), 0 where the question is open. It counts in `valid_response_rate`; the measures over the other questions
+    stand under "readable" ({"n", measure: {"value", "low", "high"}}, None where all or none can be read). "warnings"
+    say in words what stands against the numbers.
 
     Args:
         details: One row a question.
@@ -84,8 +89,7 @@ def summarize_confidence(details: Sequence[Detail], settings: EvaluationSettings
     measures = list_measures(sure, right, [d.image_id for d in details], choose_clip(num_samples), options)
     sweep, sweep_bins = scoring.sweep_calibration_error(sure, right)
     bins = scoring.bin_confidences(sure, right, num_bins)
-    return {name: interval.estimate if math.isfinite(interval.estimate) else None
-            for name, interval in measures.items()} | {
+    return {name: _to_number(interval.estimate) for name, interval in measures.items()} | {
         "ece_sweep": sweep, "ece_sweep_bins": sweep_bins,
         "squared_error_debiased": scoring.squared_calibration_error(bins),
         "brier_parts": asdict(scoring.decompose_brier(sure, right, num_bins)),
@@ -97,6 +101,8 @@ def summarize_confidence(details: Sequence[Detail], settings: EvaluationSettings
         "num_unparsed_responses": sum(d.unknown_count for d in details) if source in SAMPLED else None,
         "num_questions": len(details), "num_samples": num_samples, "method": source,
         "intervals": {name: {"low": interval.low, "high": interval.high} for name, interval in measures.items()},
+        "readable": _measure_readable(details, num_samples, options),
+        "warnings": _list_warnings(details, asked, source),
         "known_law": _compare_with_truth(details),
         "bin_data": _list_bins(details, options),
         "risk_coverage": [{"threshold": threshold, "coverage": coverage, "risk": risk}
@@ -106,6 +112,40 @@ def summarize_confidence(details: Sequence[Detail], settings: EvaluationSettings
                      "intervals": {"method": METHOD, "rule": RULE, "level": settings.confidence_level,
                                    "resamples": settings.resamples, "seed": seed}},
     }
+
+
+def measure_details(details: Sequence[Detail], num_samples: int | None, options: dict[str, Any],
+                    names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return some measures of some rows, all if not named: {"n", measure: {"value", "low", "high"}}."""
+    found = list_measures([d.confidence for d in details], [d.is_correct for d in details],
+                          [d.image_id for d in details], choose_clip(num_samples), options)
+    return {"n": len(details)} | {name: {"value": _to_number(found[name].estimate), "low": found[name].low,
+                                         "high": found[name].high} for name in names or found}
+
+
+def _to_number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _measure_readable(details: Sequence[Detail], num_samples: int | None,
+                      options: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the measures of the questions with a valid answer, where these are some but not all."""
+    valid = [d for d in details if d.is_valid]
+    return measure_details(valid, num_samples, options) if 0 < len(valid) < len(details) else None
+
+
+def _list_warnings(details: Sequence[Detail], asked: int | None, source: Source) -> list[str]:
+    share, unread = _share_valid(details, asked), sum(not d.is_valid for d in details)
+    if min(share, 1 - unread / len(details)) >= MIN_VALID:
+        return []
+    if source not in SAMPLED:
+        text = (f"Only {len(details):,} of {asked or len(details):,} questions ({100 * share:.0f} %) have a confidence:"
+                " the measures say nothing of the others.")
+    else:
+        text = (f"Only {100 * share:.0f} % of the sampled answers can be read; questions without a valid answer: "
+                f"{unread:,} of {len(details):,}. Measures over all questions mostly tell which were answered at all, "
+                "not how far confidence can be trusted: look at those over the questions that can be read.")
+    return [text]
 
 
 def list_measures(sure: Sequence[float], right: Sequence[bool], images: Sequence[str], clip: float,

@@ -32,7 +32,8 @@ RULES = {
     "p_holm": "p adjusted by Holm's method over all comparisons listed here",
     "mcnemar": "McNemar's test of questions, exact up to 1,000 disagreements; it takes questions as independent, which "
                "those about one image are not",
-    "effect": "Cohen's g of the disagreements where a question is right or wrong, else Cohen's d of the differences",
+    "effect": "g, where a question is right or wrong: Cohen's g, the second system's part of the disagreements less "
+              "one half, from -0.5 to 0.5; d elsewhere: Cohen's d of the differences; above 0 where the second is better",
 }
 
 

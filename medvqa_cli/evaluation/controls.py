@@ -42,8 +42,9 @@ RULES = {
                 "bootstrap over images, both drawn together",
     "difference": "control minus image; p: exchanging the two image by image, two-sided",
     "question_text": "accuracy of the most frequent training answer to the same question text",
-    "collapse": f"one answer to over {MAX_SHARE:.0%} of at least {MIN_ANSWERS} closed questions whose gold answers are "
-                "not so uniform",
+    "collapse": f"one answer to over {100 * MAX_SHARE:.0f} % of at least {MIN_ANSWERS} closed questions, or open ones, "
+                "whose gold answers are not so uniform",
+    "empty": "answers without any text",
     "generic": "wrong answers to open questions that only name the picture "
                f"({', '.join(sorted(PICTURE_WORDS))}) or decline (unknown, not sure, ...)",
     "frequent": f"answers to open questions that are among the {FREQUENT} most frequent open training answers, right "
@@ -114,7 +115,7 @@ def _divide(own: Counted, control: Counted) -> Counted:
 
 def measure_habits(predictions: Sequence[Prediction], settings: EvaluationSettings, *,
                    frequent: Sequence[str] | None = None, seed: int = 0) -> dict[str, Any]:
-    """Return how far answers go without the question: prediction collapse, generic answers, frequent ones.
+    """Return how far answers go without the question: prediction collapse, empty, generic and frequent answers.
 
     Args:
         predictions: The answers.
@@ -124,15 +125,14 @@ def measure_habits(predictions: Sequence[Prediction], settings: EvaluationSettin
 
     Returns:
         {"collapse": None without closed questions, else {"answer", "share", "gold_share", "n", "is_collapse"};
-        "generic": None without open questions, else {"value", "low", "high", "n"}; "frequent": None where it cannot be
-        told, else the same with "gold" and "answers"}.
+        "collapse_open": the same of open ones; "empty": {"value", "low", "high", "n"} of all; "generic": the same of
+        open ones, None without any; "frequent": None where it cannot be told, else the same with "gold" and "answers"}.
     """
     closed = [p for p in predictions if p.sample.answer_type == "closed"]
     opened = [p for p in predictions if p.sample.answer_type == "open"]
-    top = find_top_answer((p.sample.answer, p.answer) for p in closed)
-    habits: dict[str, Any] = {"generic": None, "frequent": None}
-    habits["collapse"] = top and {"answer": top.answer, "share": top.share, "gold_share": top.gold_share,
-                                  "n": top.total, "is_collapse": top.is_collapse}
+    habits: dict[str, Any] = {"empty": _share([not p.answer.strip() for p in predictions], predictions, settings, seed),
+                              "generic": None, "frequent": None}
+    habits |= {"collapse": _describe_top(closed), "collapse_open": _describe_top(opened)}
     if not opened:
         return habits
     habits["generic"] = _share([is_generic(p.answer, (p.sample.answer, *p.sample.alternatives)) for p in opened],
@@ -143,6 +143,12 @@ def measure_habits(predictions: Sequence[Prediction], settings: EvaluationSettin
         gold = sum(normalize_answer(p.sample.answer) in known for p in opened) / len(opened)
         habits["frequent"] = told | {"gold": gold, "answers": list(frequent)}
     return habits
+
+
+def _describe_top(predictions: Sequence[Prediction]) -> dict[str, Any] | None:
+    top = find_top_answer((p.sample.answer, p.answer) for p in predictions)
+    return None if top is None else {"answer": top.answer, "share": top.share, "gold_share": top.gold_share,
+                                     "n": top.total, "is_collapse": top.is_collapse}
 
 
 def measure_option_order(orders: Sequence[Sequence[Prediction]], settings: EvaluationSettings, *,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.evaluation.calibration import choose_clip, list_measures
+from medvqa_cli.evaluation.calibration import measure_details
 from medvqa_cli.evaluation.details import SAMPLED
 
 if TYPE_CHECKING:
@@ -36,14 +35,6 @@ def compare_sources(found: Mapping[Source, Sequence[Detail]], settings: Evaluati
                                "resamples": settings.resamples, "seed": seed}
     common = set.intersection(*({d.question_id for d in details} for details in found.values())) if found else set()
     shared = {source: [d for d in details if d.question_id in common] for source, details in found.items()}
-    return {name: {source: _measure(details, num_samples if source in SAMPLED else None, options)
+    return {name: {source: measure_details(details, num_samples if source in SAMPLED else None, options, MEASURES)
                    for source, details in part.items()}
             for name, part in (("own", found), ("shared", shared if common else {}))}
-
-
-def _measure(details: Sequence[Detail], num_samples: int | None, options: dict[str, Any]) -> dict[str, Any]:
-    measures = list_measures([d.confidence for d in details], [d.is_correct for d in details],
-                             [d.image_id for d in details], choose_clip(num_samples), options)
-    return {"n": len(details)} | {
-        name: {"value": measures[name].estimate if math.isfinite(measures[name].estimate) else None,
-               "low": measures[name].low, "high": measures[name].high} for name in MEASURES}

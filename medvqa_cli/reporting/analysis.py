@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.errors import DataError
 from medvqa_cli.reporting.blocks import Facts, Headline, Headlines, Note, Section, Table
 from medvqa_cli.reporting.distributions import build_answers, build_counts, build_kinds
-from medvqa_cli.reporting.formatting import format_count, name_key
+from medvqa_cli.reporting.formatting import format_count, format_share, name_key
 from medvqa_cli.reporting.overlap import build_others, build_overlap, build_pictures, list_examples
 from medvqa_cli.reporting.page import Page, render_page
 from medvqa_cli.reporting.provenance import flatten
@@ -128,15 +128,15 @@ def _tabulate_passed(verdict: Mapping[str, Any]) -> Table:
 
 
 def _say(code: str, value: float) -> str:
-    return f"{value:.1%}" if code in SHARES else format_count(value)
+    return format_share(value) if code in SHARES else format_count(value)
 
 
 def _say_limit(code: str, limit: float | list[float]) -> str:
     if isinstance(limit, list):
-        return f"outside {limit[0]:.0%} to {limit[1]:.0%}"
+        return f"outside {format_share(limit[0])} to {format_share(limit[1])}"
     if code in ("empty_split", "no_training_split"):
         return f"below {limit:g}"
-    return f"above\u00a0{limit:.0%}" if code in SHARES else f"above\u00a0{limit:g}"
+    return f"above\u00a0{format_share(limit) if code in SHARES else format(limit, 'g')}"
 
 
 def _build_method(document: Mapping[str, Any]) -> Section:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medvqa_cli.reporting.blocks import Facts, Headline, Headlines, Meter, Note, Plots, Section, Table
+from medvqa_cli.reporting.blocks import Facts, Headline, Headlines, Meter, Note, Plots, Section, Table, Warnings
 from medvqa_cli.reporting.controls import (
     CONTROLS,
     explain_survival,
@@ -24,7 +24,7 @@ from medvqa_cli.reporting.estimates import (
     read_slices,
 )
 from medvqa_cli.reporting.figures import draw_accuracy
-from medvqa_cli.reporting.formatting import MISSING, format_count, format_interval, format_value, name_key
+from medvqa_cli.reporting.formatting import MISSING, format_count, format_interval, format_share, format_value, name_key
 from medvqa_cli.reporting.protocol import describe_interval, describe_shortly, list_protocol, list_rules, refuse_numbers
 from medvqa_cli.reporting.trust import name_questions
 
@@ -74,7 +74,9 @@ def build_summary(answers: Mapping[str, Any], calibration: Mapping[str, Any], wa
         blocks.append(Headlines(items))
     else:
         blocks.append(Note("Nothing is scored in this run yet: `medvqa infer`, then `medvqa eval answers`."))
-    blocks += [Note(text, "warning") for text in [*_find_doubts(stated, calibration), *warnings]]
+    blocks += [Note(text, "warning") for text in _find_doubts(stated, calibration)]
+    if warnings:
+        blocks.append(fold_warnings(warnings, "about data and training"))
     if stated:
         blocks.append(_compare(stated))
         controls = stated.get("main", {}).get("controls") or {}
@@ -87,6 +89,11 @@ def build_summary(answers: Mapping[str, Any], calibration: Mapping[str, Any], wa
                              folded=tag != "main"),
                        Facts(f"What each measure is: {name}", list(list_rules(block["protocol"])), folded=True)]
     return Section("summary", "Summary", "", blocks)
+
+
+def fold_warnings(texts: Sequence[str], about: str) -> Note | Warnings:
+    """Return warnings as one block: a single one as it is, several behind a line that counts them."""
+    return Note(texts[0], "warning") if len(texts) == 1 else Warnings(f"{len(texts)} warnings {about}", texts)
 
 
 def _list_headlines(stated: Answers) -> Iterator[Headline]:
@@ -102,7 +109,7 @@ def _list_headlines(stated: Answers) -> Iterator[Headline]:
         if part:
             score = read_estimate(part, metric)
             yield Headline(label, format_value(score.value), format_interval(score.low, score.high),
-                           _say_basis(score), describe_shortly(block["protocol"], metric))
+                           _say_basis(score), describe_shortly(block["protocol"]))
 
 
 def _list_calibration(block: Mapping[str, Any]) -> Iterator[Headline]:
@@ -126,15 +133,16 @@ def _find_doubts(stated: Answers, calibration: Mapping[str, Any]) -> Iterator[st
             yield f"{name_tag(tag)}: only some of the questions are answered; these are not the final numbers."
         if tag != "main":
             continue
-        for kind in checks.get("collapsed", ()):
+        yield from block.get("warnings") or ()
+        for kind in checks.get("collapsed", ()) if "warnings" not in block else ():
             top = checks["top_answer"][kind]
-            yield (f"The model says “{top['answer']}” to {format_value(100 * top['share'], digits=0)} % of the {kind} "
-                   "questions, whatever they ask.")
+            yield f"The model says “{top['answer']}” to {format_share(top['share'])} of the {kind} questions."
         if checks.get("yes_no_unparsed"):
             yield (f"{format_count(checks['yes_no_unparsed'])} of {format_count(checks['yes_no_questions'])} answers "
                    "to yes/no questions say neither yes nor no; they count as wrong.")
     if calibration.get("incomplete"):
         yield "Calibration: only some of the questions are sampled; these are not the final numbers."
+    yield from (f"Calibration: {text}" for text in calibration.get("warnings") or ())
 
 
 def _compare(stated: Answers) -> Table:

@@ -24,6 +24,15 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Warnings:
+    """Several sentences to beware of, folded behind one line that counts them."""
+
+    kind: ClassVar[str] = "warnings"
+    title: str
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Terms and what they are; `folded` hides them until asked for."""
 
@@ -79,6 +88,15 @@ class Headlines:
     kind: ClassVar[str] = "headlines"
     items: Sequence[Headline]
 
+    @property
+    def protocols(self) -> list[tuple[str, str]]:
+        """How the numbers were measured, each way once, under the labels that share it; these empty if all do."""
+        labels: dict[str, list[str]] = {}
+        for item in self.items:
+            if item.protocol:
+                labels.setdefault(item.protocol, []).append(item.label)
+        return [(", ".join(names) if len(labels) > 1 else "", protocol) for protocol, names in labels.items()]
+
 
 @dataclass(frozen=True, slots=True)
 class Plots:
@@ -121,7 +139,7 @@ class Pairs:
     items: Sequence[Pair]
 
 
-Block = Note | Facts | Table | Headlines | Plots | Gallery | Pairs
+Block = Note | Warnings | Facts | Table | Headlines | Plots | Gallery | Pairs
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from medvqa_cli.reporting.charts import About
 from medvqa_cli.reporting.confidence import draw_outcomes, draw_risk_coverage
 from medvqa_cli.reporting.estimates import CONFIDENCE_TERMS, find_gaps, read_bins
 from medvqa_cli.reporting.figures import draw_probabilities, draw_reliability
-from medvqa_cli.reporting.formatting import MISSING, format_count, format_value
+from medvqa_cli.reporting.formatting import MISSING, format_count, format_entry, format_value
 from medvqa_cli.reporting.protocol import (
     describe_floor,
     describe_interval,
@@ -73,16 +73,23 @@ def build_calibration(block: Mapping[str, Any], details: Sequence[Mapping[str, A
     if gaps := find_gaps(block, CONFIDENCE_TERMS):
         return Section("calibration", "Calibration", LEAD, [Note(refuse_numbers("the calibration", gaps), "warning")])
     protocol = block["protocol"]
-    blocks: list[Block] = [Plots(list(_draw_figures(block, protocol, details))), _tabulate(block, protocol)]
-    if block.get("questions_without_valid_answer"):
-        blocks.append(Note(f"{format_count(block['questions_without_valid_answer'])} questions have no sampled answer "
-                           "that says yes or no: they count as wrong with confidence 0.5.", "warning"))
+    blocks: list[Block] = [Note(text, "warning") for text in block.get("warnings") or ()]
+    blocks += _note_unread(block)
+    blocks += [Plots(list(_draw_figures(block, protocol, details))), _tabulate(block, protocol)]
     blocks += [*build_recalibration(block), *build_abstention(block), *tabulate_methods(methods or {}),
                *_list_sources(block, others or {}, folded=bool(methods)),
                _tabulate_bins(read_bins(block)),
                Facts("Protocol: calibration", list(list_protocol(protocol)), folded=True)]
     return Section("calibration", "Calibration",
                    f"{LEAD} Confidence by {name_source(block)}, {name_questions(block)}.", blocks)
+
+
+def _note_unread(block: Mapping[str, Any]) -> Iterator[Note]:
+    """Yield how questions count that no sampled answer answers."""
+    if unread := block.get("questions_without_valid_answer"):
+        yield Note(f"Questions without a valid answer: {format_count(unread)} of "
+                   f"{format_count(block.get('num_questions'))}. They count as wrong, with the confidence of a guess: "
+                   "1 over the number of candidates, 0 where the question is open.")
 
 
 def _draw_figures(block: Mapping[str, Any], protocol: Mapping[str, Any],
@@ -144,8 +151,12 @@ def _caption_truth(block: Mapping[str, Any], count: int) -> str:
 
 
 def _tabulate(block: Mapping[str, Any], protocol: Mapping[str, Any]) -> Table:
-    rows = [[name_metric(name), text, MEANINGS[name]] for name, text in list_measures(block)]
-    return Table("Measures of confidence", ["Measure", "Value", "What it says"], rows,
+    beside, readable = dict(list_readable(block)), block.get("readable")
+    columns = ["Measure", "Value", *([f"Readable ({format_count(readable['n'])} questions)"] if readable else []),
+               "What it says"]
+    rows = [[name_metric(name), text, *([beside.get(name, MISSING)] if readable else []), MEANINGS[name]]
+            for name, text in list_measures(block)]
+    return Table("Measures of confidence", columns, rows,
                  f"{_count(block)}. {describe_shortly(protocol)} In brackets: {describe_interval(protocol)}.",
                  textual=("What it says",))
 
@@ -163,6 +174,12 @@ def list_measures(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if block.get(name) is not None:
             interval = intervals.get(name, {})
             yield name, format_value(block[name], interval.get("low"), interval.get("high"))
+
+
+def list_readable(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the same over the questions with a valid answer, where some have none."""
+    yield from ((name, format_entry(entry)) for name, entry in (block.get("readable") or {}).items()
+                if name in MEANINGS)
 
 
 def _tabulate_bins(bins: Sequence[Bin]) -> Table:

@@ -60,7 +60,7 @@ def draw_shares(about: About, rows: Sequence[str], series: Mapping[str, Sequence
             axes.axvline(limit, color=COLOURS["ink"], linewidth=1, linestyle=(0, (2, 2)))
         axes.set_yticks(places, [shorten_label(row, 30) for row in rows])
         axes.set(xlim=(0, min(1.0, 1.12 * largest)), ylim=(-0.6, len(rows) - 0.4), xlabel=label)
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axes.tick_params(axis="y", length=0)
         _add_legend(canvas, axes, series)
         return finish_figure(canvas, *about, inline_only=inline_only)
@@ -90,7 +90,7 @@ def draw_histogram(about: About, series: Mapping[str, Mapping[int, int]], label:
             axes.stairs(shares, edges, color=COLOURS[colour], linewidth=1.5, linestyle=line, label=split,
                         fill=len(series) == 1, alpha=1.0 if len(series) > 1 else 0.55)
         axes.set(xlim=(-0.5, edges[-1]), ylim=(0, None), xlabel=label, ylabel="share")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _add_legend(canvas, axes, series)
         return finish_figure(canvas, *about, inline_only=True)

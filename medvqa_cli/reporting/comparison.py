@@ -113,4 +113,10 @@ def list_cells(row: Mapping[str, Any]) -> list[str]:
             format_value(row["difference"], row["low"], row["high"], signed=True), format_probability(row["p"]),
             format_probability(row["p_holm"]),
             f"{mcnemar['only_first']} / {mcnemar['only_second']}" if mcnemar else MISSING,
-            format_value(row["effect"], digits=2, signed=True)]
+            _show_effect(row)]
+
+
+def _show_effect(row: Mapping[str, Any]) -> str:
+    """Return the size of an effect with its measure: Cohen's g of disagreements, or d."""
+    effect = format_value(row["effect"], digits=2, signed=True)
+    return effect if effect == MISSING else f"{'g' if row['mcnemar'] else 'd'} {effect}"

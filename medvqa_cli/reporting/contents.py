@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from medvqa_cli.reporting.blocks import Gallery
 
 
+COLLAPSE = "The model has collapsed at step"
+"""How a training's warning of a collapse begins."""
+PASSED = "Passed, the final answers do not show it:"
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """A run's files, empty where it has none.
@@ -91,7 +96,8 @@ def list_warnings(contents: Contents) -> list[str]:
              *manifest.get("warnings", ())]
     for protocol in protocols:
         found += protocol.get("inference", {}).get("data_warnings", ())
-    return list(dict.fromkeys(found))
+    is_passed = "main" in stated and not stated["main"].get("checks", {}).get("collapsed", ("unknown",))
+    return [f"{PASSED} {text}" if is_passed and text.startswith(COLLAPSE) else text for text in dict.fromkeys(found)]
 
 
 def describe_run(contents: Contents) -> str:

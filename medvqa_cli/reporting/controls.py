@@ -48,10 +48,11 @@ def explain_survival(main: Mapping[str, Any], others: Mapping[str, Mapping[str, 
 
 def list_habits(controls: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what answers tell without their questions, as terms and texts: collapse, generic answers, option order."""
-    if top := controls.get("collapse"):
-        yield "Collapse", (f"{'yes' if top['is_collapse'] else 'no'}: “{top['answer']}” answers "
-                           f"{format_share(top['share'])} of {format_count(top['n'])} closed questions; the "
-                           f"most frequent gold answer {format_share(top['gold_share'])}")
+    for kind, key in (("closed", "collapse"), ("open", "collapse_open")):
+        if top := controls.get(key):
+            yield f"Collapse, {kind} questions", _describe_top(top)
+    if empty := controls.get("empty"):
+        yield "Empty answers", f"{_show(empty)} of {format_count(empty['n'])} answers"
     if generic := controls.get("generic"):
         yield "Generic answers", f"{_show(generic)} of {format_count(generic['n'])} answers to open questions"
     if often := controls.get("frequent"):
@@ -60,6 +61,12 @@ def list_habits(controls: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                                    f"{format_share(often['gold'])}")
     if order := controls.get("option_order"):
         yield "Order of options", _describe_order(order)
+
+
+def _describe_top(top: Mapping[str, Any]) -> str:
+    answer = f"“{top['answer']}”" if top["answer"] else "an empty text"
+    return (f"{'yes' if top['is_collapse'] else 'no'}: {answer} answers {format_share(top['share'])} of "
+            f"{format_count(top['n'])}; the most frequent gold answer {format_share(top['gold_share'])}")
 
 
 def _describe_order(order: Mapping[str, Any]) -> str:
@@ -73,8 +80,8 @@ def _describe_order(order: Mapping[str, Any]) -> str:
 
 def list_habit_rules(controls: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     """Return what the numbers of the controls mean, as terms and texts."""
-    names = {"survives": "Kept", "collapse": "Collapse", "generic": "Generic answers", "frequent": "Frequent answers",
-             "option_order": "Order of options"}
+    names = {"survives": "Kept", "collapse": "Collapse", "empty": "Empty answers",
+             "generic": "Generic answers", "frequent": "Frequent answers", "option_order": "Order of options"}
     rules = controls.get("rules", {})
     return [(name, str(rules[key])) for key, name in names.items() if key in rules]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.reporting.blocks import Facts, Note, Plots, Section, Table
 from medvqa_cli.reporting.charts import About, draw_histogram, draw_shares
-from medvqa_cli.reporting.formatting import MISSING, format_count
+from medvqa_cli.reporting.formatting import MISSING, format_count, format_share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,7 +129,7 @@ def _draw_baselines(baselines: Mapping[str, Mapping[str, Any]], checks: Mapping[
     limit = checks["question_only"]
     about = About("baselines", "Right without looking at the picture",
                   "The most frequent answer of the training split: overall, for the question's type, for the same "
-                  f"question. Dashed: above {limit:.0%} of the closed questions, the analysis warns.")
+                  f"question. Dashed: above {format_share(limit)} of the closed questions, the analysis warns.")
     return draw_shares(about, list(rows), series, label="share of the answers that are right", limit=limit)
 
 
@@ -152,7 +152,7 @@ def _share(number: int | None, total: int) -> float | None:
 
 
 def _percent(share: float | None) -> str:
-    return MISSING if share is None else f"{share:.1%}"
+    return format_share(share)
 
 
 def _number(value: float | None) -> str:

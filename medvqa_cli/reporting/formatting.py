@@ -25,7 +25,12 @@ def format_value(value: float | None, low: float | None = None, high: float | No
 
 
 def format_share(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Return a share (0-1) as percent, with its interval where there is one: "94 % [91, 98]"."""
+    """Return a share (0-1) as percent, with its interval where there is one: "94 % [91, 98]".
+
+    Alone, one that is not quite nothing or all is "<1 %" or ">99 %".
+    """
+    if value is not None and low is None and (0 < value < 0.005 or 0.995 < value < 1):
+        return "<1 %" if value < 0.5 else ">99 %"
     value, low, high = (None if number is None else 100 * number for number in (value, low, high))
     return format_value(value, low, high, digits=0, unit=" %")
 

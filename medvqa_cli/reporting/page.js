@@ -3,6 +3,18 @@ addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details")) details.open = true;
 });
 (() => {
+  const frames = [...document.querySelectorAll(".frame")];
+  const tell = () => {
+    for (const frame of frames) {
+      const table = frame.querySelector(".scroll");
+      frame.querySelector(".sideways").hidden = table.scrollWidth <= table.clientWidth + 1;
+    }
+  };
+  addEventListener("resize", tell);
+  addEventListener("toggle", tell, true);
+  tell();
+})();
+(() => {
   const root = document.getElementById("gallery");
   const source = document.getElementById("gallery-data");
   if (!root || !source) return;

@@ -24,15 +24,36 @@ def refuse_numbers(what: str, gaps: Sequence[str]) -> str:
 
 
 def describe_shortly(protocol: Mapping[str, Any], rule: str = "") -> str:
-    """Return one sentence: data set and split, control, decoding, profile of the texts, rule."""
+    """Return one sentence: data set and split, control, mask, knowledge, decoding, profile of the texts, rule."""
     profiles = protocol.get("profiles")
     unstated = "decoding not stated" if profiles else ""
-    control = name_control(protocol)
     parts = [f"Measured on {protocol.get('dataset', 'unknown data')}, {protocol.get('split', 'unknown')} split",
-             f"control: {control}" if control else "",
-             describe_decoding(protocol.get("inference", {})) or unstated,
+             *_list_departures(protocol), describe_answering(protocol) or unstated,
              f"text profile {next(iter(profiles))}" if profiles else "", protocol.get("rules", {}).get(rule, "")]
     return "; ".join(part for part in parts if part) + "."
+
+
+def _list_departures(protocol: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the model saw besides, or instead of, the plain pictures and questions."""
+    if control := name_control(protocol):
+        yield f"control: {control}"
+    inference = protocol.get("inference") or {}
+    mask, knowledge = inference.get("mask") or {}, inference.get("knowledge") or {}
+    if mask.get("mode", "none") != "none" and _find_shown(inference) == "off":
+        yield f"mask: {mask['mode']}"
+    if knowledge.get("mode", "off") != "off":
+        yield f"knowledge: {knowledge['mode']}"
+
+
+def describe_answering(protocol: Mapping[str, Any]) -> str:
+    """Return how answers were made: "closed: likeliest of the candidates; open: greedy, at most 32 tokens"."""
+    inference = protocol.get("inference") or {}
+    written = describe_decoding(inference)
+    if not inference.get("closed_candidates") or inference.get("samples"):
+        return written
+    chosen = "closed: likeliest of the candidates"
+    is_all_closed = protocol.get("n_open") == 0 or protocol.get("questions") in ("closed", "yes_no")
+    return chosen if is_all_closed or not written else f"{chosen}; open: {written}"
 
 
 def describe_decoding(inference: Mapping[str, Any]) -> str:
@@ -60,6 +81,12 @@ def describe_interval(protocol: Mapping[str, Any]) -> str:
             f"resamples, seed {intervals['seed']}")
 
 
+def describe_interval_rule(protocol: Mapping[str, Any]) -> str:
+    """Return what the brackets mean, and where there are none."""
+    rule = (protocol.get("intervals") or {}).get("rule")
+    return describe_interval(protocol) + (f"; {rule}" if rule else "")
+
+
 def list_protocol(protocol: Mapping[str, Any], *, rules: bool = True) -> Iterator[tuple[str, str]]:
     """Yield everything a protocol says, as terms and texts; without `rules` not what each measure is."""
     inference = protocol.get("inference", {})
@@ -80,7 +107,7 @@ def list_protocol(protocol: Mapping[str, Any], *, rules: bool = True) -> Iterato
         yield from list_rules(protocol)
     if protocol.get("num_bins"):
         yield "Bins", f"{protocol['num_bins']} of equal width, each (lower, upper]"
-    yield "Intervals", describe_interval(protocol)
+    yield "Intervals", describe_interval_rule(protocol)
 
 
 def list_rules(protocol: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

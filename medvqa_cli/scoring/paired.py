@@ -44,7 +44,8 @@ class Disagreement:
     """Questions of a yes-or-no measure on which two systems differ.
 
     `p_value` is McNemar's, which takes questions as independent. `odds_ratio` is only_second / only_first, None where
-    nothing is divided by; `g` is Cohen's: the larger part of the disagreements less one half, in 0-0.5.
+    nothing is divided by; `g` is Cohen's with a sign: the second system's part of the disagreements less one half, from
+    -0.5 to 0.5, above 0 where the second is right more often.
     """
 
     both: int
@@ -144,7 +145,7 @@ def find_disagreement(first: Sequence[bool], second: Sequence[bool]) -> Disagree
 
     Source:
         McNemar 1947, Psychometrika 12(2), 153-157, with Edwards's correction (1948, Psychometrika 13(3), 185-187); g:
-        Cohen 1988, Statistical Power Analysis for the Behavioral Sciences.
+        Cohen 1988, Statistical Power Analysis for the Behavioral Sciences. Differs: it has the sign of the difference.
     """
     pairs = list(zip(map(bool, first), map(bool, second), strict=True))
     only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
@@ -152,7 +153,7 @@ def find_disagreement(first: Sequence[bool], second: Sequence[bool]) -> Disagree
     return Disagreement(pairs.count((True, True)), only_first, only_second, pairs.count((False, False)),
                         _test_binomial(min(only_first, only_second), total),
                         only_second / only_first if only_first else None,
-                        max(only_first, only_second) / total - 0.5 if total else None)
+                        only_second / total - 0.5 if total else None)
 
 
 def _test_binomial(fewer: int, total: int) -> float:

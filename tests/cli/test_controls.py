@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from medvqa_cli.records import Prediction, VQASample, write_json, write_jsonl
@@ -32,10 +34,35 @@ def test_controls_that_are_there_stand_beside_the_result(medvqa, document, answe
     row = next(line for line in lines if line[:2] == ["blank,", "closed:"])
     assert row[3:7] == ["10", "0.800", "0.400", "50"]
     assert ["10", "0.800", "0.600", "75", "%"] in [line[-5:] for line in lines]
-    assert ("Collapse: no: “yes” answers 80 % of 10 closed questions; the most frequent gold answer 100 %."
+    assert ("Collapse, closed questions: no: “yes” answers 80 % of 10; the most frequent gold answer 100 %."
             in result.stdout)
     found = document("eval", "answers", "--run", "a", "--resamples", "50", "--controls", "blank")["metrics"]["controls"]
     assert found["images"]["blank"]["closed"]["accuracy@medvqa"]["survives"]["value"] == 0.5
+
+
+def test_a_model_that_does_not_look_is_warned_of(medvqa, document, make_run):
+    """40 images; the control gives the same answers, to open questions none; the text alone gives more."""
+    run = make_run("b")
+    told = {"baselines": {"closed": {"majority": 0.7, "same_question_text": 0.9},
+                          "open": {"majority": 0.1, "same_question_text": None}}}
+    for name, facts in (("", told), ("-blank", {"blank_images": True})):
+        rows = [answer(n, "yes" if n % 4 else "no") for n in range(80)]
+        opened = [answer(100 + n, "") for n in range(20)]
+        rows += [replace(row, sample=replace(row.sample, answer="lung", answer_type="open")) for row in opened]
+        write_jsonl(run.path / f"predictions{name}.jsonl", rows)
+        write_json(run.path / f"predictions{name}.meta.json", WAY | {"engine": "openai"} | facts | {"expected": 100})
+    result = medvqa("eval", "answers", "--run", "b", "--resamples", "50")
+    assert result.exit_code == 0, result.stderr
+    warnings = document("eval", "answers", "--run", "b", "--resamples", "50")["metrics"]["warnings"]
+    assert warnings[0].startswith("No sign that the model uses the image: with grey pictures its closed accuracy is "
+                                  "0.750, with the right ones 0.750 (difference ")
+    below = "lies below what the question's text alone gives:"
+    assert warnings[1:] == [
+        f"The closed accuracy of 0.750 {below} 0.900 with the most frequent training answer to the same question.",
+        f"The open accuracy of 0.000 {below} 0.100 with the most frequent training answer."]
+    assert all(f"warning: {text}" in result.stderr for text in warnings)
+    assert "Empty answers: 20 % [" in result.stdout
+    assert "Collapse, open questions: no: an empty text answers 100 % of 20" in result.stdout  # as are the gold answers
 
 
 def test_wrong_controls_are_one_error(medvqa, answered):

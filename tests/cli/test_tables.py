@@ -35,6 +35,8 @@ def test_scores_are_shown_by_group_with_baselines_and_a_warning_if_incomplete(me
     lines = [line.split() for line in result.stdout.splitlines()]
     assert result.stdout.startswith("a: d, split test\n")
     assert lines[1] == ["part", "questions", "images", "accuracy", "exact", "match", "token", "F1"]
+    assert "No brackets: no interval (too few images, or nothing differs between them)." in result.stdout
+    assert "-: undefined here (BLEU-n needs answers of at least n words; AUROC needs probabilities" in result.stdout
     assert lines[2][:4] == ["overall", "4", "2", "0.750"]
     assert lines[3][:4] == ["closed", "3", "2", "0.667"]
     assert ["modality", "MRI", "2", "1"] in [line[:4] for line in lines]
@@ -42,6 +44,38 @@ def test_scores_are_shown_by_group_with_baselines_and_a_warning_if_incomplete(me
     assert "In brackets: 95 % intervals: percentile bootstrap over images, 50 resamples, seed 42." in result.stdout
     assert "warning: Only 4 of 5 questions are answered" in result.stderr
     assert result.stderr.endswith("Next: medvqa report a\n")
+
+
+def test_several_warnings_of_the_data_are_one_line_and_whole_if_verbose(medvqa, answered):
+    write_json(answered.path / "predictions.meta.json", {"data_warnings": ["Images leak.", "Yes is everywhere."]})
+    short = medvqa("eval", "answers", "--run", "a", "--resamples", "20").stderr
+    assert ("warning: 2 warnings about the data belong beside these numbers: read them with --verbose, or in the "
+            "report (medvqa report a).") in short
+    assert "leak" not in short
+    whole = medvqa("eval", "answers", "--run", "a", "--resamples", "20", "--verbose").stderr
+    assert "warning: the data: Images leak.\nwarning: the data: Yes is everywhere." in whole
+
+
+def test_a_model_that_answers_nothing_is_no_calibration(make_run, capsys):
+    from medvqa_cli.settings.schema import Settings
+    from medvqa_cli.workflows.evaluate import evaluate_samples
+
+    run = make_run("a")
+    texts = ["yes" if n % 2 else "no" for n in range(4)] + ["lung"] * 36
+    write_jsonl(run.path / "samples.jsonl", [
+        Prediction(sample=make_sample(n, "yes"), answer=text, samples=(AnswerSample(text, 10),))
+        for n, text in enumerate(texts)])
+    summary = evaluate_samples(run, Settings())
+    assert (summary["readable"]["n"], summary["readable"]["accuracy"]["value"]) == (4, 0.5)
+    assert (summary["accuracy"], summary["readable"]["ece"]["value"]) == (0.05, 0.5)
+    print_calibration(Terminal(), "a", summary)
+    out, err = capsys.readouterr()
+    lines = [line.split() for line in out.splitlines()]
+    assert ["measure", "value", "questions", "that", "can", "be", "read"] in lines
+    assert ["Questions", "40", "4"] in lines
+    assert ["Questions", "without", "a", "valid", "answer", "36", "0"] in lines
+    assert ("warning: Only 10 % of the sampled answers can be read; questions without a valid answer: 36 of 40."
+            in err)
 
 
 def test_the_document_is_whole_with_json(document, answered):
@@ -78,10 +112,12 @@ def test_an_analysis_shows_counts_baselines_leakage_and_the_verdict(capsys):
     print_analysis(Terminal(), document)
     out, err = capsys.readouterr()
     lines = [line.split() for line in out.splitlines()]
-    assert ["train", "2", "1", "yes", "(100.0%)", "-"] in lines
-    assert ["test", "2", "2", "yes", "(100.0%)", "lung", "(100.0%)"] in lines
+    assert ["train", "2", "1", "yes", "(100", "%)", "-"] in lines
+    assert ["test", "2", "2", "yes", "(100", "%)", "lung", "(100", "%)"] in lines
     assert ["modality", "MRI", "0", "1"] in lines
-    assert ["test,", "closed", "100.0%", "100.0%", "100.0%"] in lines
+    assert ["test,", "closed", *["100", "%"] * 3] in lines
     assert "train / test: 1 of 2 images and 1 of 2 questions in both" in out
-    assert out.endswith("Verdict: ready for training.\n")
+    count = err.count("warning: ")
+    assert f"Verdict: ready for training, with {count} warnings: 1 of 2 images of 'test' are also in 'train'" in out
+    assert out.endswith(f" (and {count - 1} more, above)\n")
     assert "warning: 1 of 2 images of 'test' are also in 'train'" in err

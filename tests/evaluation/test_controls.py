@@ -61,11 +61,20 @@ def test_habits_are_told_from_answers_alone():
         [("image", "lung"), ("x-ray", "x-ray"), ("Lung", "heart"), ("not sure", "heart")])]
     found = measure_habits(rows, SETTINGS, frequent=["lung", "liver"])
     assert found["collapse"] == {"answer": "yes", "share": 1.0, "gold_share": 0.5, "n": 12, "is_collapse": True}
+    assert found["collapse_open"]["is_collapse"] is False
     assert (found["generic"]["value"], found["generic"]["n"]) == (0.5, 4)
+    assert (found["empty"]["value"], found["empty"]["n"]) == (0.0, 16)
     assert (found["frequent"]["value"], found["frequent"]["gold"]) == (0.25, 0.25)
     assert measure_habits(rows, SETTINGS)["frequent"] is None
     assert measure_habits(rows[12:], SETTINGS)["collapse"] is None
     assert measure_habits(rows[:12], SETTINGS)["generic"] is None
+
+
+def test_empty_answers_are_counted_on_their_own_and_are_a_collapse():
+    rows = [answer(n, " ", f"gold {n}", kind="open") for n in range(19)] + [answer(20, "lung", "lung", kind="open")]
+    found = measure_habits(rows, SETTINGS)
+    assert (found["empty"]["value"], found["generic"]["value"]) == (0.95, 0.0)
+    assert (found["collapse_open"]["answer"], found["collapse_open"]["is_collapse"]) == ("", True)
 
 
 def choose(number, text, options, gold="lung"):

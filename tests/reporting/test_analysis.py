@@ -91,11 +91,11 @@ def test_warnings_stand_with_value_and_threshold_and_the_rest_as_passed(page, do
     assert [row[1] for row in rows] == [warning["message"] for warning in warnings]
     assert [rows[0][0], *rows[0][2:]] == ["Pictures in two splits", "1", "above 0"]
     shares = {row[0]: row[2:] for row in rows}
-    assert shares["Closed questions answered without the picture"] == ["100.0%", "above 60%"]
+    assert shares["Closed questions answered without the picture"] == ["100 %", "above 60 %"]
     found = {warning["code"] for warning in warnings}
     passed = next(table for table in page.find("table") if table.one("caption").text.startswith("Checked and in order"))
     assert len(passed.one("tbody").find("tr")) == len(CHECKS) - len(found)
-    assert "outside 30% to 70%" in passed.text
+    assert "outside 30 % to 70 %" in passed.text
 
 
 def test_every_check_has_a_name():
@@ -116,14 +116,14 @@ def test_faults_are_told_and_refuse(render, splits):
 
 
 def test_counts_and_overlaps_are_those_of_the_document(page, document):
-    assert read_table(page, "Splits") == [["train", "30", "10", "3.0", "3", "20", "10", "50.0%", "0"],
-                                          ["test", "9", "3", "3.0", "3", "6", "3", "50.0%", "0"]]
+    assert read_table(page, "Splits") == [["train", "30", "10", "3.0", "3", "20", "10", "50 %", "0"],
+                                          ["test", "9", "3", "3.0", "3", "6", "3", "50 %", "0"]]
     assert read_table(page, "What one split shares with another") == [
         ["test in train", "1 of 3", "1 of 3", "9", "3", "3", "3", "9"]]
     assert read_table(page, "What stands in twin") == [
         ["train in all of twin", "10 of 10", "0 of 10", "30", "30", "0", "30", "30"],
         ["test in all of twin", "1 of 3", "1 of 3", "9", "3", "3", "3", "9"]]
-    assert read_table(page, "Balance")[0] == ["train, closed", "yes", "50.0%", "2", "2.0", "20"]
+    assert read_table(page, "Balance")[0] == ["train, closed", "yes", "50 %", "2", "2.0", "20"]
 
 
 def test_near_duplicates_are_shown_side_by_side(page, document):
@@ -181,7 +181,7 @@ def words(figure):
 def test_shares_are_marked_once_a_series():
     figure = draw_shares(ABOUT, ["one", "a very long name of an answer, indeed"],
                          {"train": [0.5, None], "test": [0.25, 0.1]}, limit=0.6)
-    assert {"one", "a very long name of an answer…", "train", "test", "60%"} <= set(words(figure))
+    assert {"one", "a very long name of an answer…", "train", "test", "60 %"} <= set(words(figure))
     assert "train" not in words(draw_shares(ABOUT, ["one"], {"train": [0.5]}))
     assert words(draw_shares(ABOUT, ["one"], {"train": [None]}))
 

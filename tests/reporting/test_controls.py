@@ -33,7 +33,11 @@ def test_what_scoring_writes_is_read(answers):
                  if isinstance(block, Facts) and block.title == "Habits of answering")
     rows = dict(facts.rows)
     top = controls["collapse"]
-    assert rows["Collapse"].startswith(f"no: “{top['answer']}” answers {100 * top['share']:.0f} % of {top['n']} closed")
+    assert rows["Collapse, closed questions"].startswith(
+        f"no: “{top['answer']}” answers {100 * top['share']:.0f} % of {top['n']}; ")
+    assert rows["Collapse, open questions"].startswith("no: ")
+    empty = controls["empty"]
+    assert rows["Empty answers"] == f"0 % [0, {100 * empty['high']:.0f}] of {empty['n']} answers"
     assert rows["Generic answers"].endswith(f"of {controls['generic']['n']} answers to open questions")
 
 

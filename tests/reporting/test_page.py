@@ -9,7 +9,8 @@ import re
 
 import pytest
 
-from medvqa_cli.reporting.blocks import Note, Section, Table
+from medvqa_cli.reporting.answers import build_summary
+from medvqa_cli.reporting.blocks import Note, Section, Table, Warnings
 from medvqa_cli.reporting.page import DISCLAIMER, Page, embed_json, render_page
 from medvqa_cli.workflows.report import write_report
 
@@ -44,11 +45,23 @@ def test_headlines_carry_interval_number_and_protocol(page, metrics):
     error = items["Calibration error (ECE)"]
     assert error.one(class_="value").text == f"{metrics['calibration']['ece']:.3f}"
     assert f"{metrics['calibration']['bias_floor']:.3f} if perfectly calibrated" in error.one(class_="basis").text
-    for item in items.values():
-        assert item.one(class_="protocol").text.startswith("Measured on demo, test split; ")
-    assert "greedy, at most 8 tokens" in card.one(class_="protocol").text
-    assert "yes/no parsed by word boundary" in card.one(class_="protocol").text
-    assert "100 answers a question sampled at temperature 1" in error.one(class_="protocol").text
+    of_answers, of_confidence = (part.text for part in page.one("section", id="summary").find("p", class_="protocol"))
+    shared = [name for name in items if name != "Calibration error (ECE)"]
+    assert of_answers.startswith(f"{', '.join(shared)}: Measured on demo, test split; greedy, at most 8 tokens")
+    assert of_confidence.startswith("Calibration error (ECE): Measured on demo, test split; 100 answers a question "
+                                    "sampled at temperature 1")
+
+
+def test_several_warnings_are_folded_behind_their_number(parse_page, tmp_path):
+    texts = [f"Warning <{number}>." for number in range(6)]
+    section = build_summary({}, {}, texts)
+    path = tmp_path / "page.html"
+    path.write_text(render_page(Page("t", "", "2026-01-01T00:00:00+00:00", [section])), encoding="utf-8")
+    page = parse_page(path)
+    folded = page.one("details", class_="warning")
+    assert "6 warnings about data and training" in folded.one("summary").text
+    assert [item.text for item in folded.find("li")] == texts
+    assert not any(isinstance(block, Warnings) for block in build_summary({}, {}, texts[:1]).blocks)
 
 
 def test_comparison_shows_controls_baselines_and_the_best_possible(page, metrics):

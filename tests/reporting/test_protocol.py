@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medvqa_cli.reporting.protocol import list_protocol
+from medvqa_cli.reporting.protocol import describe_shortly, list_protocol
 from medvqa_cli.settings.data import Exemplar, KnowledgeSettings, MaskSettings, PromptSettings
 from medvqa_cli.settings.schema import to_tree
 
@@ -20,6 +20,29 @@ def test_prompt_mask_and_knowledge_are_stated():
     assert rows["Instruction"] == "Be brief."
     assert rows["Pictures"] == "crop by segmentation masks (classes: disease)"
     assert rows["Knowledge"] == "graph: at most 2 facts a question, privileged information"
+
+
+def say_shortly(protocol=(), **inference) -> str:
+    decoding = {"temperature": 0.0, "max_new_tokens": 32}
+    return describe_shortly({"dataset": "slake", "split": "test", "inference": {"decoding": decoding, **inference},
+                             **dict(protocol)})
+
+
+def test_the_short_form_tells_how_closed_questions_were_answered():
+    asked = {"closed_candidates": {"mode": "auto", "score": "logprob a token"}}
+    assert say_shortly() == "Measured on slake, test split; greedy, at most 32 tokens."
+    assert say_shortly(**asked) == ("Measured on slake, test split; closed: likeliest of the candidates; open: greedy, "
+                                    "at most 32 tokens.")
+    assert say_shortly({"n_open": 0}, **asked).endswith("split; closed: likeliest of the candidates.")
+    assert say_shortly({"questions": "closed"}, **asked).endswith("split; closed: likeliest of the candidates.")
+    assert "candidates" not in say_shortly(samples=100, **asked)  # drawn freely
+
+
+def test_the_short_form_names_what_the_model_saw():
+    shown = {"mask": to_tree(MaskSettings(mode="crop")), "knowledge": to_tree(KnowledgeSettings(mode="graph"))}
+    assert "split; mask: crop; knowledge: graph; greedy" in say_shortly(**shown)
+    assert "split; control: blank; knowledge: graph; greedy" in say_shortly(blank_images=True, **shown)
+    assert "split; control: shuffled; greedy" in say_shortly(control="shuffled")
 
 
 def test_plain_prompts_and_runs_of_older_versions():

@@ -70,13 +70,16 @@ def test_doubts_about_the_answers_are_said(own):
     main["incomplete"] = own["answers"]["blank"]["incomplete"] = own["calibration"]["incomplete"] = True
     main["checks"] = {"collapsed": ["open"], "top_answer": {"open": {"answer": "chest", "share": 0.973}},
                       "yes_no_unparsed": 3, "yes_no_questions": 90}
+    main["warnings"] = ["The model says 'chest' to 97 % of the open questions, whatever they ask."]
     assert notes(build_summary(own["answers"], own["calibration"], ["Leak."])) == [
         "This model: only some of the questions are answered; these are not the final numbers.",
-        "The model says “chest” to 97 % of the open questions, whatever they ask.",
+        "The model says 'chest' to 97 % of the open questions, whatever they ask.",
         "3 of 90 answers to yes/no questions say neither yes nor no; they count as wrong.",
         "Blank images: only some of the questions are answered; these are not the final numbers.",
         "Calibration: only some of the questions are sampled; these are not the final numbers.",
         "Leak."]
+    del main["warnings"]  # a run of an older version
+    assert "The model says “chest” to 97 % of the open questions." in notes(build_summary(own["answers"], {}, []))
 
 
 def test_share_kept_with_blank_images(own):
@@ -188,8 +191,16 @@ def test_measures_say_their_interval_and_meaning(own, without_files):
 
 def test_questions_without_a_valid_answer_are_said(own, without_files):
     own["calibration"]["questions_without_valid_answer"] = 16
-    assert notes(build_calibration(own["calibration"], [])) == [
-        "16 questions have no sampled answer that says yes or no: they count as wrong with confidence 0.5."]
+    own["calibration"] |= {"warnings": ["Only 40 % can be read."], "readable": {
+        "n": 74, "ece": {"value": 0.25, "low": 0.2, "high": 0.3}}}
+    section = build_calibration(own["calibration"], [])
+    assert notes(section) == ["Only 40 % can be read."]
+    assert notes(section, "info")[0].startswith("Questions without a valid answer: 16 of 90. They count as wrong, with "
+                                                "the confidence of a guess")
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    assert table.columns[2] == "Readable (74 questions)"
+    assert {row[0]: row[2] for row in table.rows}["Calibration error (ECE)"] == "0.250 [0.200, 0.300]"
+    assert "Calibration: Only 40 % can be read." in notes(build_summary(own["answers"], own["calibration"], []))
 
 
 def test_curve_takes_the_later_event_of_a_resumed_run():
@@ -253,3 +264,12 @@ def test_a_warning_of_the_training_stands_in_the_summary():
     contents = Contents("mine", manifest={"data": {"warnings": ["9 images leak."]},
                                           "warnings": ["The model has collapsed at step 3 of 9."]})
     assert list_warnings(contents) == ["9 images leak.", "The model has collapsed at step 3 of 9."]
+
+
+@pytest.mark.parametrize(("collapsed", "told"), [
+    ([], "Passed, the final answers do not show it: The model has collapsed at step 3 of 9."),
+    (["closed"], "The model has collapsed at step 3 of 9.")])
+def test_a_collapse_that_the_final_answers_do_not_show_has_passed(own, collapsed, told):
+    own["answers"]["main"]["checks"]["collapsed"] = collapsed
+    contents = Contents("mine", metrics=own, manifest={"warnings": ["The model has collapsed at step 3 of 9."]})
+    assert list_warnings(contents) == [told]

@@ -23,7 +23,13 @@ def test_disagreements_by_hand():
     found = find_disagreement([True] * 9 + [False] * 6, [True] * 4 + [False] * 5 + [True] * 2 + [False] * 4)
     assert (found.both, found.only_first, found.only_second, found.neither) == (4, 5, 2, 4)
     assert found.odds_ratio == pytest.approx(0.4)
-    assert found.g == pytest.approx(5 / 7 - 0.5)
+    assert found.g == pytest.approx(2 / 7 - 0.5)
+
+
+def test_the_sign_of_an_effect_is_that_of_the_difference():
+    better, worse = [True] * 9 + [False], [False] * 9 + [True]
+    assert find_disagreement(worse, better).g == -find_disagreement(better, worse).g == pytest.approx(0.4)
+    assert measure_effect([0.0, 1.0]) == -measure_effect([0.0, -1.0])
 
 
 @pytest.mark.parametrize(("fewer", "more"), [(0, 1), (2, 5), (7, 7), (40, 61), (480, 520)])

@@ -106,7 +106,8 @@ def _measure(sure: Floats, right: Floats, weights: Floats | None, num_bins: int,
 
 def _count_images(owner: NDArray[np.intp], bins: NDArray[np.intp], num_bins: int) -> list[int]:
     """Return of how many images each bin holds questions."""
-    return np.bincount(np.unique(np.stack([bins, owner]), axis=1)[0], minlength=num_bins).tolist()
+    held = np.unique(np.stack([bins, owner]), axis=1)[0]
+    return [int(count) for count in np.bincount(held, minlength=num_bins)]
 
 
 def _bound(estimate: float, draws: Floats, level: float, images: int, *, is_mean: bool) -> Interval:
