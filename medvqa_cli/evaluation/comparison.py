@@ -33,7 +33,7 @@ RULES = {
     "mcnemar": "McNemar's test of questions, exact up to 1,000 disagreements; it takes questions as independent, which "
                "those about one image are not",
     "effect": "g, where a question is right or wrong: Cohen's g, the second system's part of the disagreements less "
-              "one half, from -0.5 to 0.5; d elsewhere: Cohen's d of the differences; above 0 where the second is better",
+              "one half, from -0.5 to 0.5; d elsewhere: Cohen's d of the differences; above 0: the second is better",
 }
 
 
