@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from medvqa_cli.reporting.formatting import format_count, format_value, name_key
@@ -120,9 +121,16 @@ def _list_scoring(protocol: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, rule in protocol.get("profiles", {}).items():
         yield f"Text profile {name}", str(rule)
     if protocol.get("encoder"):
-        yield "BERTScore", f"encoder {protocol['encoder']}; no idf weights, no rescaling with a baseline"
+        name, bracket, place = str(protocol["encoder"]).removesuffix(")").partition(" (")
+        where = f"{bracket}{hide_folders(place)})" if bracket else ""
+        yield "BERTScore", f"encoder {name}{where}; no idf weights, no rescaling with a baseline"
     if "judge" in protocol:
         yield "Judge", _describe_judge(protocol["judge"])
+
+
+def hide_folders(name: str) -> str:
+    """Return the last two parts of an absolute path, other names as they are: a page tells nobody's home folder."""
+    return "/".join(PurePath(name).parts[-2:]) if PurePath(name).is_absolute() else name
 
 
 def _describe_judge(judge: Mapping[str, Any] | None) -> str:
@@ -159,8 +167,8 @@ def _list_inference(inference: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                             "information")
     model = inference.get("model", {})
     if model:
-        yield "Model", ", ".join(str(model[key]) for key in ("family", "checkpoint", "adapter", "dtype", "device",
-                                                             "server") if model.get(key))
+        yield "Model", ", ".join(hide_folders(str(model[key])) for key in ("family", "checkpoint", "adapter", "dtype",
+                                                                           "device", "server") if model.get(key))
     if inference.get("engine"):
         yield "Engine", _describe_engine(inference["engine"], model)
     if "closed_candidates" in inference:

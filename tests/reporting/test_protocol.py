@@ -22,6 +22,17 @@ def test_prompt_mask_and_knowledge_are_stated():
     assert rows["Knowledge"] == "graph: at most 2 facts a question, privileged information"
 
 
+def test_no_folder_of_whoever_measured_is_told():
+    model = {"family": "llava", "checkpoint": "/home/ann lee/weights/llava-7b", "adapter": "./adapter",
+             "dtype": "float32"}
+    assert list_rows(model=model)["Model"] == "llava, weights/llava-7b, ./adapter, float32"
+    assert list_rows(model={"checkpoint": "org/llava", "server": "http://localhost:8000/v1"})["Model"] == (
+        "org/llava, http://localhost:8000/v1")
+    for told, shown in (("minilm (/home/ann/models/minilm)", "minilm (models/minilm)"),
+                        ("minilm (org/minilm)", "minilm (org/minilm)"), ("minilm", "minilm")):
+        assert dict(list_protocol({"encoder": told}))["BERTScore"].startswith(f"encoder {shown}; no idf")
+
+
 def say_shortly(protocol=(), **inference) -> str:
     decoding = {"temperature": 0.0, "max_new_tokens": 32}
     return describe_shortly({"dataset": "slake", "split": "test", "inference": {"decoding": decoding, **inference},
