@@ -16,9 +16,9 @@ from medvqa_cli.errors import MedVQAError, SettingsError, explain_full_disk, exp
 COMMANDS = (
     Stub("quickstart", "Everything end to end on the built-in demo: data, training, answers, calibration, report.",
          "medvqa_cli.cli.quickstart"),
-    Stub("data", "Data sets: list, prepare, analyze, show.", "medvqa_cli.cli.data"),
+    Stub("data", "Data sets: list, prepare, analyze, show, mix, export.", "medvqa_cli.cli.data"),
     Stub("models", "Model families: list, info.", "medvqa_cli.cli.models"),
-    Stub("train", "Train a model: sft; watch it.", "medvqa_cli.cli.train"),
+    Stub("train", "Train a model: sft, grpo; watch it.", "medvqa_cli.cli.train"),
     Stub("infer", "Answer a split, or questions about one image.", "medvqa_cli.cli.infer"),
     Stub("eval", "Score a run: answers, calibration; compare runs.", "medvqa_cli.cli.evaluate"),
     Stub("merge", "Merge an adapter into its base model, and check that it answers as before.", "medvqa_cli.cli.merge"),

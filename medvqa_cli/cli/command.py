@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medvqa_cli.cli.defaults import DEFAULTS
 from medvqa_cli.cli.groups import TextCommand
 from medvqa_cli.cli.options import GENERAL, Option
 from medvqa_cli.errors import SettingsError
@@ -173,15 +174,24 @@ def command(app: typer.Typer, name: str, *options: Option) -> Callable[[Action],
     return register
 
 
+def describe_option(option: Option) -> str:
+    """Return an option's help with the words it takes, where there is a list of them, and its setting's default."""
+    text, choices = option.help, [word for word in getattr(option.complete, "choices", ()) if word]
+    if option.kind == "text" and not all(word in f"{option.metavar} {text}" for word in choices):
+        text = f"{text[:-1]}: {', '.join(choices[:-1])} or {choices[-1]}."
+    default = DEFAULTS.get(option.key, "") if option.kind in {"text", "argument"} else ""
+    return f"{text[:-1]} (default {default})." if default else text
+
+
 def _make_parameter(option: Option) -> inspect.Parameter:
     types: dict[str, Any] = {"switch": bool, "many": list[str] | None, "required": str, "several": list[str],
                              "any": list[str] | None}
     annotation = types.get(option.kind, str | None)
-    shared: dict[str, Any] = {"help": option.help, "autocompletion": option.complete, "show_default": False,
-                              "rich_help_panel": option.panel}
+    shared: dict[str, Any] = {"help": describe_option(option), "autocompletion": option.complete, "show_default": False}
     if option.is_argument:
-        info = typer.Argument(metavar=option.metavar, **shared)
+        info = typer.Argument(metavar=option.flag if option.metavar == "TEXT" else option.metavar, **shared)
     else:
+        shared["rich_help_panel"] = option.panel
         info = typer.Option(option.flag, metavar="" if option.kind == "switch" else option.metavar, **shared)
     defaults: dict[str, Any] = dict.fromkeys(("required", "several"), inspect.Parameter.empty) | {"switch": False}
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(option.kind),

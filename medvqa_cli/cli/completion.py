@@ -5,11 +5,12 @@ Set up once, then open a new shell::
     medvqa --install-completion
 
 After that, `medvqa train sft --dataset sl<TAB>` completes data sets (built-in, installed, and the user file's own
-names), `--model <TAB>` model families and aliases, `--run <TAB>` the runs in the runs folder (`--runs-dir` and the
-settings files count), `--split <TAB>` train, validation and test. Options and sub-commands complete as well.
+names), `--model <TAB>` model families, short names of checkpoints and finished runs, `--run <TAB>` the runs in the runs
+folder (`--runs-dir` and the settings files count), `--tag <TAB>` the tags of a run's answers, `--split <TAB>` train,
+validation and test. Options and sub-commands complete as well.
 `medvqa --show-completion` prints the script for those who keep their shell's files themselves.
 
-Nothing here imports a plugin, so pressing Tab stays fast.
+Nothing here imports more than a model family's card, so pressing Tab stays fast.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from medvqa_cli.errors import MedVQAError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from medvqa_cli.runs import Run
     from medvqa_cli.settings.sources import Assignment
 
 
@@ -45,18 +47,33 @@ def complete_family(incomplete: str) -> list[str]:
 
 
 def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return model families, own model names and runs that begin with what was typed."""
-    return [*complete_family(incomplete), *_match(_own_names(ctx, "models"), incomplete),
-            *complete_run(ctx, incomplete)]
+    """Return model families, short and own names of checkpoints, and finished runs that begin with what was typed."""
+    from medvqa_cli.plugins import models
+
+    cards = [plugin.card for plugin in models.loadable().values()]
+    short = {name for card in cards for name in (*card.aliases, *card.checkpoints)}
+    return [*_match({*models.names(), *short}, incomplete), *_match(_own_names(ctx, "models"), incomplete),
+            *(run.name for run in _list_runs(ctx) if run.weights and run.name.startswith(incomplete))]
 
 
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return run names that begin with what was typed, the newest first."""
+    return [run.name for run in _list_runs(ctx) if run.name.startswith(incomplete)]
+
+
+def complete_tag(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return tags of the named run's answers, or of any run's, that begin with what was typed."""
+    typed = ctx.params.get("run")
+    stems = [path.stem for run in _list_runs(ctx) if typed in (None, run.name)
+             for path in run.path.glob("predictions-*.jsonl") if "." not in path.stem]
+    return _match({stem.removeprefix("predictions-") for stem in stems}, incomplete)
+
+
+def _list_runs(ctx: typer.Context) -> list[Run]:
     from medvqa_cli.runs import list_runs
     from medvqa_cli.settings.sources import find_path
 
-    runs = list_runs(find_path(_assignments(ctx), "paths.runs", "runs"))
-    return [run.name for run in runs if run.name.startswith(incomplete)]
+    return list_runs(find_path(_assignments(ctx), "paths.runs", "runs"))
 
 
 def complete_split(incomplete: str) -> list[str]:
@@ -66,9 +83,12 @@ def complete_split(incomplete: str) -> list[str]:
 
 def complete_choice(choices: Iterable[str]) -> Callable[[str], list[str]]:
     """Return a completer for fixed choices."""
-    def complete(incomplete: str) -> list[str]:
-        return _match(choices, incomplete)
+    words = tuple(choices)
 
+    def complete(incomplete: str) -> list[str]:
+        return _match(words, incomplete)
+
+    complete.choices = words  # type: ignore[attr-defined]
     return complete
 
 

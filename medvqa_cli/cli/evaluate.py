@@ -13,6 +13,8 @@ from medvqa_cli.cli.controls import print_controls
 from medvqa_cli.cli.diagnosis import print_diagnosis
 from medvqa_cli.cli.groups import make_group
 from medvqa_cli.cli.options import (
+    ANSWERED_RUN,
+    ANSWERS_TAG,
     CALIBRATION,
     DATA,
     DRY_RUN,
@@ -22,7 +24,6 @@ from medvqa_cli.cli.options import (
     RUN,
     SEED,
     SPLIT,
-    TAG,
     Option,
 )
 from medvqa_cli.cli.tables import print_answers, print_calibration
@@ -84,8 +85,8 @@ TRUST = tuple(replace(option, panel="Calibration") for option in (
     Option("--risk", "Share of wrong answers that the rules to abstain may leave.", "calibration.risk", "P")))
 
 
-@command(app, "answers", RUN, TAG, FROM, PROFILE, METRICS, ENCODER, ENCODER_LAYER, CONFIDENCE, RESAMPLES, *CONTROLS,
-         *DIAGNOSE, *JUDGE, SPLIT, *DATA, SEED, DRY_RUN)
+@command(app, "answers", ANSWERED_RUN, ANSWERS_TAG, FROM, PROFILE, METRICS, ENCODER, ENCODER_LAYER, CONFIDENCE,
+         RESAMPLES, *CONTROLS, *DIAGNOSE, *JUDGE, SPLIT, *DATA, SEED, DRY_RUN)
 def evaluate_answers(call: Call) -> None:
     """Score a run's answers, or a file of them: accuracy, overlap, clinical measures, each with its interval."""
     from medvqa_cli.cli.run_choice import open_answered

@@ -13,6 +13,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+EVERYWHERE = "Everywhere"
+"""Heading of the options that every command takes."""
+
 
 def keep_text(parameter: Any) -> Any:
     """Let a parameter take its value as typed; `process_value` is what the parser calls."""
@@ -24,7 +27,22 @@ def keep_text(parameter: Any) -> Any:
         return parameter.callback(ctx, parameter, value) if parameter.callback else value
 
     parameter.process_value = process_value
+    _show_plainly(parameter)
     return parameter
+
+
+def _show_plainly(parameter: Any) -> None:
+    """Show no type where the metavar says it all, and an argument's name without braces."""
+    if getattr(parameter, "is_flag", False) or parameter.param_type_name == "argument":
+        parameter.display_type_rich = _show_no_type
+    if parameter.param_type_name == "argument":
+        name = parameter.metavar or parameter.name
+        usage = name if parameter.required or name.startswith("[") else f"[{name}]"
+        parameter.get_usage_pieces = lambda _ctx: [usage]
+
+
+def _show_no_type(**_context: Any) -> None:
+    """Stand for `display_type_rich`."""
 
 
 class TextCommand(TyperCommand):
@@ -33,6 +51,13 @@ class TextCommand(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters."""
         return [keep_text(parameter) for parameter in super().get_params(ctx)]
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return `--help`, to be shown among what every command takes."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.rich_help_panel = EVERYWHERE
+        return option
 
 
 class TextGroup(TyperGroup):

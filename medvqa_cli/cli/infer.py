@@ -21,6 +21,7 @@ from medvqa_cli.cli.options import (
     TAG,
     Option,
     leave_out,
+    put_first,
 )
 from medvqa_cli.errors import SettingsError
 
@@ -44,8 +45,10 @@ SHOWN = 3
 """Pictures of a split that are drawn."""
 
 
-@command(app, "infer", RUN, SPLIT, TAG, IMAGE, QUESTION, OVERWRITE, SHOW_IMAGE, *leave_out(DATA, "--subsample"),
-         *PRESENTATION, *MODEL, *ENGINE, *INFERENCE, *DOUBT, SEED, DRY_RUN)
+@command(app, "infer", *put_first((RUN, SPLIT, TAG, IMAGE, QUESTION, OVERWRITE, SHOW_IMAGE, *PRESENTATION, *MODEL,
+                                   *leave_out(DATA, "--subsample"), *ENGINE, *INFERENCE, *DOUBT, SEED, DRY_RUN),
+                                  "--run", "--model", "--dataset", "--split", "--limit", "--image", "--question",
+                                  "--max-new-tokens", "--tag", "--overwrite", "--dry-run"))
 def infer(call: Call) -> None:
     """Answer a split, or questions about one image, with a run's model or a named one."""
     from medvqa_cli.cli.run_choice import choose_run

@@ -13,7 +13,9 @@ from medvqa_cli.cli.completion import (
     complete_model,
     complete_run,
     complete_split,
+    complete_tag,
 )
+from medvqa_cli.cli.groups import EVERYWHERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -75,8 +77,16 @@ def leave_out(options: Iterable[Option], *flags: str) -> tuple[Option, ...]:
     return tuple(option for option in options if option.flag not in flags)
 
 
+def put_first(options: Iterable[Option], *flags: str) -> tuple[Option, ...]:
+    """Return a command's many options with those used most in a panel of their own, before all others."""
+    known = {option.flag: option for option in options}
+    first = [replace(known.pop(flag), panel="Most used") for flag in flags]
+    return (*first, *(replace(option, panel="Run") if option.panel == "Options" else option
+                      for option in known.values()))
+
+
 GENERAL = _panel(
-    "Everywhere",
+    EVERYWHERE,
     Option("--config", "Settings file (TOML, YAML or JSON).", metavar="FILE"),
     Option("--set", "One setting, such as --set train.epochs=1; repeatable.", metavar="KEY=VALUE", kind="many"),
     Option("--plugin", "Loose plugin file; repeatable.", "plugins", "FILE", "many"),
@@ -210,7 +220,11 @@ RUN = Option("--run", "Run to use; the latest if neither a run nor a model is na
              complete=complete_run)
 RUN_ARGUMENT = Option("RUN", "Run; the latest if not given.", kind="argument", complete=complete_run)
 SPLIT = Option("--split", "Split of the data set.", metavar="SPLIT", complete=complete_split)
-TAG = Option("--tag", "Keep these answers beside others, under this name.", metavar="NAME")
+TAG = Option("--tag", "Keep these answers beside others, under this name.", metavar="NAME", complete=complete_tag)
+ANSWERED_RUN = Option("--run", "Run whose answers are scored; the latest that has some if none is named.",
+                      metavar="RUN", complete=complete_run)
+ANSWERS_TAG = Option("--tag", "Score the answers kept under this name; with --from, keep the file's under it.",
+                     metavar="NAME", complete=complete_tag)
 ENGINE = _panel(
     "Engine",
     _choice("--engine", "infer.engine", "transformers|openai|vllm", "What runs the model; openai is any server of that "

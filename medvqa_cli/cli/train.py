@@ -9,7 +9,18 @@ from medvqa_cli.cli.command import command
 from medvqa_cli.cli.completion import complete_choice, complete_run
 from medvqa_cli.cli.group_options import GRPO
 from medvqa_cli.cli.groups import make_group
-from medvqa_cli.cli.options import CHECKS, DATA, DRY_RUN, MODEL, PRESENTATION, SEED, TRACKING, TRAINING, Option
+from medvqa_cli.cli.options import (
+    CHECKS,
+    DATA,
+    DRY_RUN,
+    MODEL,
+    PRESENTATION,
+    SEED,
+    TRACKING,
+    TRAINING,
+    Option,
+    put_first,
+)
 from medvqa_cli.cli.watch import OPTIONS, watch_run
 from medvqa_cli.errors import SettingsError
 
@@ -23,7 +34,8 @@ app = make_group("Train a model.")
 NAME = Option("--name", "Name of the run.", metavar="NAME")
 RESUME = Option("--resume", "Go on with this run from its last checkpoint.", metavar="RUN", complete=complete_run)
 INIT_FROM = Option("--init-from", "Start from this finished run's weights.", metavar="RUN", complete=complete_run)
-ADAPTER = Option("--adapter", "Start from this finished run: --init-from.", metavar="RUN", complete=complete_run)
+ADAPTER = Option("--adapter", "Start from this finished run's weights: another name of --init-from.", metavar="RUN",
+                 complete=complete_run)
 INIT_WEIGHTS = Option("--init-weights", "Which of that run's weights: kept, average (--ema) or raw.", metavar="NAME",
                       complete=complete_choice(("kept", "average", "raw")))
 FROM_EMA = Option("--resume-from-ema", "Start from the average of this finished run's weights.", metavar="RUN",
@@ -39,8 +51,12 @@ PROCESSES = Option("--num-processes", "Train in N processes on this machine; eac
                    metavar="N", panel="Training")
 
 
-@command(app, "sft", *DATA, *CHECKS, *PRESENTATION, *MODEL, *TRAINING, *TRACKING, PROCESSES, SEED, NAME, RESUME,
-         INIT_FROM, INIT_WEIGHTS, FROM_EMA, PUSH, DRY_RUN)
+MOST_USED = ("--model", "--dataset", "--name", "--epochs", "--max-steps", "--learning-rate", "--batch-size",
+             "--grad-accum", "--lora-r", "--tuning", "--limit", "--subsample", "--seed", "--resume", "--dry-run")
+
+
+@command(app, "sft", *put_first((*DATA, *CHECKS, *PRESENTATION, *MODEL, *TRAINING, *TRACKING, PROCESSES, SEED, NAME,
+                                 RESUME, INIT_FROM, INIT_WEIGHTS, FROM_EMA, PUSH, DRY_RUN), *MOST_USED))
 def train_sft(call: Call) -> None:
     """Fine-tune a model by supervised learning: LoRA for a checkpoint, everything for a model from scratch."""
     from medvqa_cli.workflows.train import train_sft as train
@@ -48,8 +64,9 @@ def train_sft(call: Call) -> None:
     _carry_out(call, train)
 
 
-@command(app, "grpo", *DATA, *CHECKS, *PRESENTATION, *MODEL, ADAPTER, *GRPO, *TRACKING, PROCESSES, SEED, NAME, RESUME,
-         INIT_FROM, INIT_WEIGHTS, FROM_EMA, PUSH, DRY_RUN)
+@command(app, "grpo", *put_first((*DATA, *CHECKS, *PRESENTATION, *MODEL, ADAPTER, *GRPO, *TRACKING, PROCESSES, SEED,
+                                  NAME, RESUME, INIT_FROM, INIT_WEIGHTS, FROM_EMA, PUSH, DRY_RUN),
+                                 "--adapter", "--rewards", "--num-generations", *MOST_USED))
 def train_grpo(call: Call) -> None:
     """Train a model by reinforcement learning: GRPO with rewards that can be verified."""
     from medvqa_cli.workflows.grpo import check_trl
@@ -127,6 +144,8 @@ def _find_source(call: Call) -> str | None:
     from medvqa_cli.cli.run_choice import is_run, typed_model
 
     model = typed_model(call)
+    if call.text("init_from") and call.text("adapter"):
+        raise SettingsError("--adapter and --init-from are two names of one thing.", "Leave one out.")
     for name in ("init_from", "adapter", "resume_from_ema"):
         if source := call.text(name):
             if model:

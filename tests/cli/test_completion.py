@@ -63,7 +63,26 @@ def test_runs_of_the_chosen_folder_are_offered(complete, make_run, tmp_path):
 def test_a_broken_settings_file_does_not_break_the_tab_key(complete, tmp_path):
     (tmp_path / "user").mkdir()
     (tmp_path / "user" / "config.toml").write_text("not toml")
-    assert complete("medvqa train sft --model llava_n") == ["llava_next"]
+    assert complete("medvqa train sft --model llava_n")[0] == "llava_next"
+
+
+def test_a_model_is_a_short_name_or_a_finished_run(complete, make_run):
+    make_run("llava-done")
+    make_run("llava-begun", trained=False)
+    found = complete("medvqa infer --model llava")
+    assert {"llava_next", "llava_1.5_7b", "llava-done"} <= set(found)
+    assert "llava-begun" not in found
+
+
+def test_the_tags_of_a_runs_answers_are_offered(complete, make_run):
+    for run, tags in {"a": ("", "-blank", "-mine"), "b": ("-other",)}.items():
+        path = make_run(run).path
+        for tag in tags:
+            (path / f"predictions{tag}.jsonl").write_text("")
+            (path / f"predictions{tag}.failures.jsonl").write_text("")
+    assert complete("medvqa eval answers --run a --tag ") == ["blank", "mine"]
+    assert complete("medvqa infer --run a --tag m") == ["mine"]
+    assert complete("medvqa infer --tag ") == ["blank", "mine", "other"]
 
 
 def test_data_set_names_are_offered_to_a_real_shell(repository, tmp_path):

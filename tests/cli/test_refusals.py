@@ -37,6 +37,14 @@ def test_a_run_to_start_from_and_a_model_exclude_each_other(medvqa, workflows, m
     assert not workflows
 
 
+def test_two_names_of_one_thing_are_not_both_given(medvqa, make_run, monkeypatch):
+    from medvqa_cli.workflows import grpo
+
+    monkeypatch.setattr(grpo, "check_trl", lambda: None)
+    result = medvqa("train", "grpo", "--adapter", "q", "--init-from", "r")
+    assert result.stderr == ("error: --adapter and --init-from are two names of one thing.\nhint: Leave one out.\n")
+
+
 def test_a_mixture_names_its_data_sets_itself(medvqa, workflows, tmp_path):
     (tmp_path / "m.yaml").write_text("groups: []\n")
     result = medvqa("train", "sft", "--model", "llava", "--mixture", "m.yaml", "--dataset", "slake", "--subsample", "9")
