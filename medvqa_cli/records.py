@@ -195,6 +195,9 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 def _parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path}, line {number}: not UTF-8 text (byte 0x{error.object[error.start]:02x}).",
+                       "Convert it with: iconv -f ENCODING -t UTF-8.") from error
     except ValueError as error:
         raise RunError(f"{path}, line {number}: not valid JSON ({error}).",
                        "Restore the file, or delete it and run the stage that writes it again.") from error

@@ -97,14 +97,17 @@ def evaluate_answers(call: Call) -> None:
         _show_plan(call, str(run.path) if run else source, None)
         return
     from medvqa_cli.workflows.evaluate import evaluate_answers as evaluate
+    from medvqa_cli.workflows.rescoring import drop_on_failure
 
     tag = call.text("tag") or ""
     if run is None:
         run, tag = _adopt(call, Path(source or "").expanduser(), tag)
     unjudged = call.settings.evaluation.model_copy(update={"judge": None})
-    for control in _answer_controls(call, run, tag):
-        evaluate(run, call.settings.model_copy(update={"evaluation": unjudged}), tag=control, progress=call.progress)
-    metrics = evaluate(run, call.settings, tag=tag, progress=call.progress)
+    with drop_on_failure(run, tag):
+        for control in _answer_controls(call, run, tag):
+            evaluate(run, call.settings.model_copy(update={"evaluation": unjudged}), tag=control,
+                     progress=call.progress)
+        metrics = evaluate(run, call.settings, tag=tag, progress=call.progress)
     diagnosis = _diagnose(call, run, tag)
     if not call.answer_json({"run": run.name, "metrics": metrics}):
         print_answers(call.terminal, run.name, metrics)

@@ -34,6 +34,8 @@ def report(call: Call) -> None:
     from medvqa_cli.runs import open_run
 
     typed, *others = call.texts("runs") or [""]
+    if ":" in typed:
+        _refuse_answers(call, typed)
     run = open_run(call.runs, typed) if typed else newest_run(call.runs, lambda run: any(run.path.glob("*.jsonl")))
     extras = read_extras(call, others)
     if call.is_on("dry_run"):
@@ -48,6 +50,18 @@ def report(call: Call) -> None:
             call.terminal.print(file)
     if call.is_on("open"):
         open_page(path)
+
+
+def _refuse_answers(call: Call, name: str) -> None:
+    """Refuse RUN:TAG as what a report is about; answers that are not there are told first."""
+    from medvqa_cli.errors import SettingsError
+    from medvqa_cli.workflows.compare import find_answers
+    from medvqa_cli.workflows.evaluate import read_predictions
+
+    read_predictions(find_answers(call.runs, name))
+    run = name.partition(":")[0]
+    raise SettingsError(f"'{name}' names some answers of a run; a report is about a run and shows all its answers.",
+                        f"medvqa report {run}, or medvqa report {run} {name} to compare them.")
 
 
 def read_extras(call: Call, others: list[str]) -> Extras:

@@ -9,7 +9,7 @@ from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import write_atomically, write_json
 from medvqa_cli.workflows.closed_questions import open_auto_router
 from medvqa_cli.workflows.elicitation.inquiry import name_rows
-from medvqa_cli.workflows.evaluate import merge_metrics, read_predictions
+from medvqa_cli.workflows.evaluate import merge_metrics, read_predictions, warn_incomplete
 from medvqa_cli.workflows.own_weights import name_own_weights
 from medvqa_cli.workflows.recalibrating import NOTHING, Recalibration, add_rules, recalibrate_details
 from medvqa_cli.workflows.scopes import Scope, make_scope
@@ -64,7 +64,9 @@ def measure_scope(run: Run, settings: Settings, scope: Scope, *, wanted: Recalib
         source=scope.method, asked=None if is_sampled else asked)
     summary["protocol"] |= {"dataset": predictions[0].sample.dataset, "split": scope.split,
                             "questions": scope.questions, "clusters": clusters, "inference": meta}
-    summary["incomplete"] = _warn_incomplete(len(predictions), meta, progress)
+    rest = (f"Add the missing rows to '{meta['source']}' and score it again." if "source" in meta
+            else "Run the same command again to answer the rest.")
+    summary["incomplete"] = warn_incomplete(len(predictions), meta, rest, progress)
     details = recalibrate_details(run, settings, scope, details, summary, wanted=wanted, progress=progress)
     add_rules(run, settings, scope, details, summary)
     folder = run.path / scope.folder
@@ -114,14 +116,6 @@ def _read_rows(run: Run, name: str, split: str) -> tuple[list[Prediction], dict[
                        f"to '{split}'.", "Name that split with --split, or answer anew with --overwrite.")
     meta = run.path / f"{name}.meta.json"
     return predictions, name_own_weights(run.read_json(meta.name), run) if meta.exists() else {}
-
-
-def _warn_incomplete(found: int, meta: dict[str, Any], progress: Progress) -> bool:
-    expected = int(meta.get("expected", found))
-    if found < expected:
-        progress.warn(f"Only {found} of {expected} questions are answered: these are not the final numbers. "
-                      "Run the same command again to answer the rest.")
-    return found < expected
 
 
 def summarize_in_words(summary: dict[str, Any]) -> str:

@@ -55,7 +55,10 @@ def evaluate_answers(run: Run, settings: Settings, *, tag: str = "", judge: Judg
         summary["protocol"]["encoder"] = f"{aids.encoder} ({settings.evaluation.encoder})"
     if settings.evaluation.judge:
         summary["protocol"]["judge"] |= describe_judge(settings.evaluation)
-    _add_completeness(summary, meta, len(predictions), progress)
+    summary["protocol"]["inference"] = meta
+    rest = (f"Add the missing rows to '{meta['source']}' and score it again." if "source" in meta
+            else f"Answer the rest with `{name_answering(run.name, tag)}`.")
+    summary["incomplete"] = warn_incomplete(len(predictions), meta, rest, progress)
     if not is_control(meta):
         summary["controls"] = measure_controls(run, predictions, settings, tag=tag, progress=progress)
         summary["warnings"] = list_doubts(summary)
@@ -101,6 +104,14 @@ def evaluate_samples(run: Run, settings: Settings, *, progress: Progress = SILEN
     return measure_confidence(run, settings, progress=progress)
 
 
+def name_answering(run: str, tag: str = "") -> str:
+    """Return the command that gives a run's answers under a tag, which may be that of a control or a split."""
+    from medvqa_cli.evaluation.controls import SHOWN
+
+    option = "--control" if tag in SHOWN else "--split" if tag in {"train", "validation"} else "--tag"
+    return f"medvqa infer --run {run}" + (f" {option} {tag}" if tag else "")
+
+
 def read_predictions(path: Path) -> list[Prediction]:
     """Return the rows of a prediction file.
 
@@ -108,9 +119,10 @@ def read_predictions(path: Path) -> list[Prediction]:
         RunError: If there are none, a row is damaged, or a question is answered twice.
     """
     if not path.exists():
-        raise RunError(f"Run '{path.parent.name}' has no {path.name}.",
-                       f"Make it with `medvqa infer --run {path.parent.name}`." if path.name.startswith("predictions")
-                       else f"Make it with `medvqa eval calibration --run {path.parent.name}`.")
+        own, _, tag = path.stem.partition("-")
+        maker = (name_answering(path.parent.name, tag) if own == "predictions"
+                 else f"medvqa eval calibration --run {path.parent.name}")
+        raise RunError(f"Run '{path.parent.name}' has no {path.name}.", f"Make it with `{maker}`.")
     predictions = [_parse(row, path, number) for number, row in enumerate(read_jsonl(path), start=1)]
     if not predictions:
         raise RunError(f"'{path}' is empty.", "Run the stage that writes it again.")
@@ -158,10 +170,9 @@ def _read_meta(run: Run, name: str) -> dict[str, Any]:
     return name_own_weights(run.read_json(path.name), run) if path.exists() else {}
 
 
-def _add_completeness(summary: dict[str, Any], meta: dict[str, Any], found: int, progress: Progress) -> None:
-    expected = meta.get("expected", found)
-    summary["protocol"]["inference"] = meta
-    summary["incomplete"] = found < expected
+def warn_incomplete(found: int, meta: Mapping[str, Any], rest: str, progress: Progress) -> bool:
+    """Return whether questions have no answer yet, and if so say it, with what to do about the rest."""
+    expected = int(meta.get("expected", found))
     if found < expected:
-        progress.warn(f"Only {found} of {expected} questions are answered: these are not the final numbers. "
-                      "Run the same command again to answer the rest.")
+        progress.warn(f"Only {found} of {expected} questions are answered: these are not the final numbers. {rest}")
+    return found < expected

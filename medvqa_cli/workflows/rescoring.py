@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.data.files.tables import read_jsonl_rows
 from medvqa_cli.errors import DataError, RunError
 from medvqa_cli.progress import SILENT, Progress
-from medvqa_cli.records import Prediction, read_jsonl, write_json, write_jsonl
+from medvqa_cli.records import Prediction, write_json, write_jsonl
 from medvqa_cli.runs import Run, create_run, list_runs, open_run
 from medvqa_cli.settings.schema import to_tree
 from medvqa_cli.workflows.data import choose_samples, open_data
@@ -15,9 +18,10 @@ from medvqa_cli.workflows.evaluate import read_predictions
 from medvqa_cli.workflows.own_weights import place_own_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from medvqa_cli.data.files.fields import Row
     from medvqa_cli.records import VQASample
     from medvqa_cli.settings.schema import Settings
 
@@ -58,23 +62,41 @@ def adopt_predictions(path: Path, settings: Settings, *, run: str | None = None,
     return target, tag
 
 
+@contextlib.contextmanager
+def drop_on_failure(run: Run, tag: str) -> Iterator[None]:
+    """Remove a run that holds brought answers and nothing else if what is done with them fails.
+
+    It would be the latest run with answers, about which other commands are when none is named.
+    """
+    name = f"predictions-{tag}" if tag else "predictions"
+    try:
+        yield
+    except BaseException:
+        brought = {"settings.json", "manifest.json", f"{name}.jsonl", f"{name}.meta.json"}
+        if {path.name for path in run.path.iterdir()} <= brought and "scored_from" in run.read_json("manifest.json"):
+            shutil.rmtree(run.path)
+        raise
+
+
 def _read(path: Path, settings: Settings, split: str, progress: Progress) -> tuple[list[Prediction], dict[str, Any]]:
-    first = next(read_jsonl(path), None)
+    if not path.is_file():
+        raise RunError(f"The file '{path}' does not exist.")
+    first = next(read_jsonl_rows(path), None)
     if first is None:
         raise RunError(f"'{path}' is empty.", _FORM)
-    if "sample" in first:
+    if "sample" in first.values:
         side = path.with_name(f"{path.stem}.meta.json")
         meta = place_own_weights(Run(path.parent).read_json(side.name), path.parent) if side.exists() else {}
         return read_predictions(path), meta
     samples = choose_samples(settings, split, progress)
     prepared = open_data(settings, SILENT)
-    return join_answers(read_jsonl(path), samples, str(path)), {
+    return join_answers(read_jsonl_rows(path), samples), {
         "dataset": prepared.name, "split": split, "fingerprint": prepared.fingerprint,
         "closed_definition": prepared.closed_definition, "language": settings.data.language,
         "question_type": settings.data.question_type, "limit": settings.data.limit, "expected": len(samples)}
 
 
-def join_answers(rows: Iterable[Mapping[str, Any]], samples: Sequence[VQASample], origin: str) -> list[Prediction]:
+def join_answers(rows: Iterable[Row], samples: Sequence[VQASample]) -> list[Prediction]:
     """Return the predictions that another tool's rows are, in the order of the samples.
 
     Raises:
@@ -84,8 +106,8 @@ def join_answers(rows: Iterable[Mapping[str, Any]], samples: Sequence[VQASample]
     known = {(sample.dataset, sample.split, sample.question_id): sample for sample in samples}
     home = (samples[0].dataset, samples[0].split)
     found: dict[tuple[str, str, str], Prediction] = {}
-    for number, row in enumerate(rows, start=1):
-        where = f"{origin}, line {number}"
+    for line in rows:
+        row, where = line.values, f"{line.file}, line {line.number}"
         _check_row(row, where)
         key = (str(row.get("dataset", home[0])), str(row.get("split", home[1])), str(row["question_id"]))
         if key not in known:

@@ -115,6 +115,69 @@ def test_doubled_rows_missing_keys_and_empty_files_are_one_error(medvqa, tmp_pat
     assert "does not exist" in medvqa("eval", "answers", "--from", tmp_path / "none.jsonl").stderr
 
 
+def test_a_file_in_another_encoding_is_told_by_its_line(medvqa, tmp_path, workplace):
+    rows = answer_demo(medvqa, tmp_path)
+    path = tmp_path / "theirs.jsonl"
+    rows[2]["answer"] = "opacité"
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_bytes("\n".join(lines).encode("latin-1"))
+    result = medvqa("eval", "answers", "--from", path, *DEMO)
+    assert result.exit_code == 4
+    assert "theirs.jsonl, line 3: not UTF-8 text (byte 0xe9)." in " ".join(result.stderr.split())
+    assert "hint: Convert it with: iconv -f ENCODING -t UTF-8." in result.stderr
+    path.write_bytes("\ufeff".encode() + "\r\n\r\n".join(lines).encode())  # no line end behind the last
+    assert medvqa("eval", "answers", "--from", path, *DEMO).exit_code == 0
+    path.write_text("\n".join([*lines[:2], "", '{"question_id": 5']))
+    stderr = " ".join(medvqa("eval", "answers", "--from", path, *DEMO).stderr.split())
+    assert "theirs.jsonl, line 4: the JSON is cut off" in stderr
+    assert "delete" not in stderr
+
+
+def test_answers_that_are_missing_are_to_be_added_to_the_file(medvqa, tmp_path):
+    rows = answer_demo(medvqa, tmp_path)
+    write_jsonl(tmp_path / "theirs.jsonl", rows[1:])
+    result = " ".join(medvqa("eval", "answers", "--from", tmp_path / "theirs.jsonl", *DEMO).stderr.split())
+    assert "Only 15 of 16 questions are answered: these are not the final numbers. Add the missing rows to '" in result
+    assert "theirs.jsonl' and score it again." in result
+    assert "again to answer" not in result
+
+
+def test_a_file_that_cannot_be_scored_leaves_no_run(medvqa, bare, workplace, make_run):
+    make_run("earlier")
+    for _ in range(2):
+        result = medvqa("eval", "answers", "--from", bare, "--encoder", "/no/encoder")
+        assert result.exit_code == 5
+        assert [run.name for run in (workplace / "runs").iterdir()] == ["earlier"]
+    assert medvqa("eval", "answers", "--from", bare, "--resamples", "20").exit_code == 0
+    medvqa("eval", "answers", "--from", bare, "--encoder", "/no/encoder")
+    assert (workplace / "runs" / "scored-mine" / "metrics.json").is_file()
+    medvqa("eval", "answers", "--run", "earlier", "--from", bare, "--tag", "b", "--encoder", "/no/encoder")
+    assert (workplace / "runs" / "earlier" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(("tag", "option"), [
+    ("", ""), ("chosen", " --tag chosen"), ("blank", " --control blank"), ("train", " --split train")])
+def test_answers_that_are_not_there_are_asked_for_by_their_tag(medvqa, make_run, tag, option):
+    write_jsonl(make_run("a").path / "predictions-other.jsonl", make_rows())
+    calls = [["eval", "answers", "--run", "a", *(["--tag", tag] if tag else [])]]
+    calls += [["report", f"a:{tag}"], ["eval", "compare", "a:other", f"a:{tag}"]] if tag else []
+    for call in calls:
+        result = medvqa(*call)
+        assert result.exit_code == 7
+        assert f"hint: Make it with `medvqa infer --run a{option}`." in " ".join(result.stderr.split())
+    result = medvqa("report", "a:other")
+    assert result.exit_code == 2
+    assert "hint: medvqa report a, or medvqa report a a:other to compare them." in " ".join(result.stderr.split())
+
+
+def test_unfinished_answers_name_the_command_that_goes_on(medvqa, make_run):
+    run = make_run("a")
+    write_jsonl(run.path / "predictions-chosen.jsonl", make_rows()[:1])
+    write_json(run.path / "predictions-chosen.meta.json", {"expected": 2, "decoding": {"temperature": 0.0}})
+    stderr = " ".join(medvqa("eval", "answers", "--run", "a", "--tag", "chosen", "--resamples", "20").stderr.split())
+    assert "Answer the rest with `medvqa infer --run a --tag chosen`." in stderr
+
+
 def test_unknown_profiles_and_metrics_are_settings_errors(medvqa, bare):
     result = medvqa("eval", "answers", "--from", bare, "--profile", "bert")
     assert result.exit_code == 2
