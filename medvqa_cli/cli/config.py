@@ -28,8 +28,21 @@ def show_config(call: Call) -> None:
     tree = to_tree(call.settings)
     if call.answer_json({"settings": tree, "origins": call.resolved.origins}):
         return
-    rows = [(leaf.key, leaf.value, call.resolved.origins[leaf.key]) for leaf in flatten(tree, "")]
+    known = {"data.language": _name_language(call)}
+    rows = [(leaf.key, known.get(leaf.key) if leaf.value is None else leaf.value, call.resolved.origins[leaf.key])
+            for leaf in flatten(tree, "")]
     call.terminal.print_table(["setting", "value", "from"], rows)
+
+
+def _name_language(call: Call) -> str | None:
+    """Return the language that is kept where none is set; None if the data set cannot be asked."""
+    from medvqa_cli.errors import MedVQAError
+    from medvqa_cli.workflows.data import choose_language
+
+    try:
+        return f"{choose_language(call.settings)} (the data set's own)"
+    except MedVQAError:
+        return None
 
 
 @command(app, "init", Option("FILE", "Where to; the user file if not given.", metavar="FILE", kind="argument"),

@@ -30,6 +30,10 @@ DOWNLOAD = Option("--download-config", "Fetch configuration and tokenizer from t
 WANTED = {"--family", "--dtype", "--device", "--batch-size", "--gradient-checkpointing", "--lora-r", "--lora-dropout",
           "--lora-targets", "--lora-parts", "--tune-projector", "--freeze-vision-tower", "--unfreeze-last-layers"}
 USE = tuple(option for option in (*MODEL, *TRAINING) if option.flag in WANTED)
+INTERNALS = ("model_types", "id_patterns", "files_beside", "projectors_beside", "task_type", "vision_tower",
+             "projector", "language_model", "generates", "classifies", "packs", "edits", "bidirectional_images",
+             "reads_text_alone")
+"""What the program needs to know of a family; `--json` prints it."""
 LARGEST_SIDE = 10_000
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -44,17 +48,23 @@ def list_models(call: Call) -> None:
     own = [{"name": assignment.path[2], "origin": assignment.origin, "summary": assignment.value}
            for assignment in call.assignments if assignment.path[:2] == ("aliases", "models")]
     if not call.answer_json(rows + own):
-        call.terminal.print_table(["name", "origin", "about", "default checkpoint", "shares images", "licence"],
+        call.terminal.print_table(["name", "model", "default checkpoint", "shares images"],
                                   [_list_row(row) for row in rows + own])
-        call.terminal.say("Shares images: one picture is encoded once for all its questions (packing, sample trees).")
+        call.terminal.say("Shares images: one picture is encoded once for all its questions (packing, sample trees). "
+                          "More, its licence too: medvqa models info NAME")
 
 
 def _list_row(row: Mapping[str, Any]) -> list[Any]:
     if problem := row.get("problem"):
-        return [row["name"], row["origin"], f"does not load: {problem}", None, None, None]
+        return [row["name"], f"does not load: {problem}", None, None]
     shares = row.get("shares_images")
-    return [row["name"], row["origin"], row["summary"], row.get("checkpoint"),
-            None if shares is None else "yes" if shares else "no", row.get("licence")]
+    return [row["name"], _shorten(row["summary"]) if "checkpoint" in row else row["summary"], row.get("checkpoint"),
+            None if shares is None else "yes" if shares else "no"]
+
+
+def _shorten(summary: str) -> str:
+    """Return what a summary begins with: the model's name, without paper and parts."""
+    return re.split(r" \(|[:;]| in transformers|, ", summary, maxsplit=1)[0].rstrip(".")
 
 
 @command(app, "info", NAME, *LOAD, DOWNLOAD, *USE)
@@ -112,7 +122,9 @@ def read_load(call: Call) -> Load:
 def print_facts(terminal: Terminal, facts: Mapping[str, Any]) -> None:
     """Print what `describe_model` found: the card as lines, parts and memory as tables."""
     tables = ("checkpoint", "parts", "files", "picture", "load", "memory", "note")
-    terminal.print_tree({key: value for key, value in facts.items() if key not in tables})
+    hidden = {*tables, *INTERNALS}
+    terminal.print_tree({key: value for key, value in facts.items() if key not in hidden})
+    terminal.print(f"shares images: {'yes' if facts['packs'] else 'no'}")
     checkpoint = facts["checkpoint"]
     terminal.print()
     terminal.print_tree({"checkpoint": {"id": checkpoint["checkpoint"], "adapter": checkpoint["adapter"],

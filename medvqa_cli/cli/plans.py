@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,44 @@ def find_data(settings: Settings) -> DataPlan:
     source = find_source(settings)
     facts = _read_facts(source.folder / "store.json")
     return DataPlan(source.name, source.describe_files(facts), source.find_change(facts) or READY)
+
+
+def describe_training(settings: Settings, *, by_reward: bool, questions: int | None,
+                      start: str | None) -> dict[str, Any]:
+    """Return what a training would do, as plain values.
+
+    Args:
+        settings: The settings.
+        by_reward: Whether it is GRPO, whose rows are completions.
+        questions: Training questions, if they are prepared.
+        start: A run to start from, whose adapter or weights are trained on.
+    """
+    from medvqa_cli.workflows.tuning import freezes_base
+
+    train, own = settings.train, settings.grpo if by_reward else settings.train
+    rows = own.batch_size * own.gradient_accumulation
+    most = None if questions is None or by_reward else math.ceil(questions / rows * train.epochs)
+    steps = train.max_steps or (f"{most:,} at most: packs hold several questions" if most and train.packing != "off"
+                                else most)
+    adapts = freezes_base(settings)
+    tuning = f"LoRA r={train.lora.r}, alpha={train.lora.alpha}" if adapts else "full"
+    facts = {"learning rate": own.learning_rate, "epochs": None if train.max_steps else train.epochs, "steps": steps,
+             "rows a step": f"{rows} ({own.batch_size} x {own.gradient_accumulation})", "questions": questions,
+             "tuning": f"that of run {start}" if start else tuning,
+             "trained": None if start else ", ".join(_list_trained(settings, adapts=adapts))}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _list_trained(settings: Settings, *, adapts: bool) -> list[str]:
+    """Return the parts that are trained: by adapters, or in full."""
+    train = settings.train
+    if not adapts:
+        return ["language model", "projector", *([] if train.freeze_vision_tower else ["vision tower"])]
+    adapted = [] if train.lora.targets == ("none",) else [
+        f"adapters in the {part.replace('_', ' ')}" for part in train.lora.parts
+        if part != "vision_tower" or not train.freeze_vision_tower]
+    return [*adapted, *(["projector in full"] if train.tune_projector else []),
+            *([f"last {train.unfreeze_last_layers} layers in full"] if train.unfreeze_last_layers else [])]
 
 
 def _read_facts(path: Path) -> dict[str, Any] | None:

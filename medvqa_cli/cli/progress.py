@@ -6,6 +6,8 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from medvqa_cli.cli.wording import name_things
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -46,7 +48,7 @@ class LineProgress:
         self._total: int | None = None
         self._began = self._spoke = 0.0
 
-    def start(self, stage: str, total: int | None, unit: str = "it") -> None:
+    def start(self, stage: str, total: int | None, unit: str = "step") -> None:
         """Begin a stage; ends the one before it."""
         self.finish()
         self._stage, self._total, self._unit, self._done, self._note = stage, total, unit, 0, ""
@@ -75,7 +77,8 @@ class LineProgress:
     def _describe_done(self) -> str:
         share = f"/{self._total:,} ({self._done / self._total:.0%})" if self._total else ""
         note = f", {self._note}" if self._note else ""
-        return f"{self._stage}: {self._done:,}{share} {self._unit}{note}"
+        things = name_things(self._total or self._done, self._unit)
+        return f"{self._stage}: {self._done:,}{share} {things}{note}"
 
 
 class BarProgress:
@@ -89,7 +92,7 @@ class BarProgress:
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
 
-    def start(self, stage: str, total: int | None, unit: str = "it") -> None:
+    def start(self, stage: str, total: int | None, unit: str = "step") -> None:
         """Begin a stage; ends the one before it."""
         self.finish()
         self._log.start(stage, total, unit)

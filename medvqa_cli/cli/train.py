@@ -61,7 +61,7 @@ def train_sft(call: Call) -> None:
     """Fine-tune a model by supervised learning: LoRA for a checkpoint, everything for a model from scratch."""
     from medvqa_cli.workflows.train import train_sft as train
 
-    _carry_out(call, train)
+    _carry_out(call, train, by_reward=False)
 
 
 @command(app, "grpo", *put_first((*DATA, *CHECKS, *PRESENTATION, *MODEL, ADAPTER, *GRPO, *TRACKING, PROCESSES, SEED,
@@ -73,10 +73,10 @@ def train_grpo(call: Call) -> None:
     from medvqa_cli.workflows.grpo import train_grpo as train
 
     check_trl()
-    _carry_out(call, train)
+    _carry_out(call, train, by_reward=True)
 
 
-def _carry_out(call: Call, train: Callable[..., Run]) -> None:
+def _carry_out(call: Call, train: Callable[..., Run], *, by_reward: bool) -> None:
     """Plan, launch or train, as the command line says."""
     from medvqa_cli.cli.runs import describe_run
 
@@ -84,7 +84,7 @@ def _carry_out(call: Call, train: Callable[..., Run]) -> None:
     _check_mixture(call)
     target = _check_push(call)
     if call.is_on("dry_run"):
-        _plan(call, train)
+        _plan(call, train, by_reward=by_reward)
         return
     if _launch(call):
         return
@@ -175,16 +175,22 @@ def _find_kind(call: Call) -> Any:
     return "average" if average else call.text("init_weights") or "kept"
 
 
-def _plan(call: Call, train: Callable[..., Run]) -> None:
+def _plan(call: Call, train: Callable[..., Run], *, by_reward: bool) -> None:
     """Show what would be done; the questions and the model are checked too if the data are prepared."""
-    from medvqa_cli.cli.plans import READY, find_data, show_plan
+    from medvqa_cli.cli.plans import READY, describe_training, find_data, show_plan
 
     run = _train(call, train) if find_data(call.settings).state == READY else None
     if run is None and _find_source(call) is None and not call.settings.model.scratch:
         from medvqa_cli.workflows.models import choose_model
 
         choose_model(call.settings)
-    show_plan(call, run=str(run.path) if run else None, start=_find_source(call))
+    start, settings, questions = _find_source(call), call.settings, None
+    if run and settings.data.mixture is None:
+        from medvqa_cli.workflows.data import choose_samples
+
+        questions = len(choose_samples(settings, settings.data.train_split))
+    show_plan(call, run=str(run.path) if run else None, start=start,
+              training=describe_training(settings, by_reward=by_reward, questions=questions, start=start))
 
 
 def _check_resume(call: Call) -> None:

@@ -84,6 +84,12 @@ def build_turns(sample: VQASample, prompt: PromptSettings) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
+REASONING = ("chain_of_thought", "think")
+"""Styles that ask for reasons."""
+UNTAUGHT = ("(The prompt asks for reasons, the target has none: the data hold none to learn from. `medvqa train grpo` "
+            "rewards a model for giving them.)")
+
+
 def format_target(sample: VQASample, prompt: PromptSettings) -> str:
     """Return the reply that training teaches: the gold answer in the form that the sample's style asks for.
 
@@ -95,7 +101,8 @@ def format_target(sample: VQASample, prompt: PromptSettings) -> str:
 def render_prompt(sample: VQASample, prompt: PromptSettings) -> str:
     """Return the conversation as text to look at, [image] for each image, and the reply that training would teach."""
     turns = (f"{turn.role}: {'[image] ' * turn.num_images}{turn.text}" for turn in build_turns(sample, prompt))
-    return "\n".join([*turns, f"target: {format_target(sample, prompt)}"])
+    untaught = choose_style(sample, prompt) in REASONING
+    return "\n".join([*turns, f"target: {format_target(sample, prompt)}", *([UNTAUGHT] if untaught else [])])
 
 
 def choose_style(sample: VQASample, prompt: PromptSettings) -> PromptStyle:

@@ -94,7 +94,7 @@ def _prepare(source: DataSource, progress: Progress, *, force: bool, workers: in
         if known and not reason:
             progress.say(f"'{source.name}' is prepared and unchanged: {_describe_counts(known['counts'])}.")
             return _describe(source, known, fresh=False)
-        progress.say(f"Preparing '{source.name}': {reason}.")
+        progress.say(f"Preparing '{source.name}'{f': {reason}' if known else ''}.")
         facts = _describe_store(source, root, files, known)
         return _write(source, root, facts, progress, workers)
 

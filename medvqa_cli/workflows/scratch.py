@@ -27,7 +27,9 @@ def build_scratch(settings: Settings, samples: Sequence[VQASample], directory: P
         SettingsError: If no family is named or its options do not fit.
     """
     from medvqa_cli.data.prompts import build_turns, format_target
+    from medvqa_cli.models.loading import silence_libraries
 
+    silence_libraries()  # writing the checkpoint shows a bar of its own
     family_name, options = choose_scratch(settings)
     family = plugins.models.get(family_name)
     texts = [text for sample in samples for text in (

@@ -196,7 +196,7 @@ def test_what_is_said_goes_to_stderr(medvqa, during_training):
     during_training(speak)
     result = medvqa("train", "sft")
     assert result.stdout == ""
-    assert re.fullmatch(r"a library prints\nsaid\nTraining: 2/2 \(100%\) step, loss 0\.5 in 0\.\d s\n"
+    assert re.fullmatch(r"a library prints\nsaid\nTraining: 2/2 \(100%\) steps, loss 0\.5 in 0\.\d s\n"
                         r"warning: warned\nerror: failed\n", result.stderr)
 
 
@@ -222,7 +222,7 @@ def test_the_log_file_has_everything_with_times(medvqa, during_training, tmp_pat
     told = [line.partition(" ")[2] for line in stamped]
     for text in ("said", "warning: warned", "error: failed", "somewhere: a library logs 7"):
         assert told.count(text) == 2, "appended, not replaced"
-    assert [line for line in told if line.startswith("Training: 2/2 (100%) step, loss 0.5 in ")]
+    assert [line for line in told if line.startswith("Training: 2/2 (100%) steps, loss 0.5 in ")]
 
 
 def test_a_log_file_that_cannot_be_written(medvqa, tmp_path):

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from medvqa_cli import plugins
+from medvqa_cli.cli.plans import describe_training
 from medvqa_cli.records import write_json
+from medvqa_cli.settings.schema import make_settings
 
 
 def only(calls):
@@ -242,6 +244,33 @@ def test_dry_run_of_training_names_data_model_and_settings_and_writes_nothing(me
     assert plan["settings"]["train.epochs"] == 2
     assert "seed" not in plan["settings"], "only what is not at its default"
     assert [path for path in sorted(tmp_path.rglob("*.*")) if path.suffix != ".pyc"] == before
+
+
+@pytest.mark.parametrize(("typed", "training"), [
+    (("--batch-size", "2", "--grad-accum", "3", "--learning-rate", "1e-3"),
+     {"learning rate": 1e-3, "epochs": 3.0, "rows a step": "6 (2 x 3)", "tuning": "LoRA r=16, alpha=32",
+      "trained": "adapters in the language model"}),
+    (("--max-steps", "9", "--scratch", "--freeze-vision-tower"),
+     {"learning rate": 1e-4, "steps": 9, "rows a step": "4 (4 x 1)", "tuning": "full",
+      "trained": "language model, projector"}),
+    (("--tune-projector", "--unfreeze-last-layers", "2", "--lora-parts", "vision_tower"),
+     {"learning rate": 1e-4, "epochs": 3.0, "rows a step": "4 (4 x 1)", "tuning": "LoRA r=16, alpha=32",
+      "trained": "adapters in the vision tower, projector in full, last 2 layers in full"}),
+])
+def test_dry_run_of_training_says_how_and_what_is_trained(workflows, document, tmp_path, typed, training):
+    plan = document("train", "sft", "--dataset", "stand_in", "--model", "llava", "--dry-run", "--plugin",
+                    str(_write_dataset(tmp_path)), *typed)
+    assert plan["training"] == training
+
+
+@pytest.mark.parametrize(("packing", "steps"), [("off", 75), ("auto", "75 at most: packs hold several questions")])
+def test_the_steps_of_a_training_are_counted_where_the_questions_are(packing, steps):
+    settings = make_settings({"train": {"packing": packing, "batch_size": 4}})
+    found = describe_training(settings, by_reward=False, questions=100, start=None)
+    assert (found["steps"], found["questions"]) == (steps, 100)
+    found = describe_training(settings, by_reward=True, questions=100, start="q")
+    assert (found["learning rate"], found["tuning"]) == (5e-6, "that of run q")
+    assert "trained" not in found
 
 
 def test_dry_run_names_a_damaged_store(medvqa, workflows, make_run, tmp_path):

@@ -20,6 +20,14 @@ def test_show_names_every_setting_its_value_and_its_origin(medvqa, document, tmp
     assert ["data.dataset", "demo", "default"] in lines
 
 
+def test_a_language_that_is_not_set_is_the_data_sets_own(medvqa):
+    lines = {line.split()[0]: line.split()[1:] for line in medvqa("config", "show", "--dataset",
+                                                                  "slake").stdout.splitlines()}
+    assert lines["data.language"] == ["en", "(the", "data", "set's", "own)", "default"]
+    assert " -  " in next(line for line in medvqa("config", "show", "--dataset", "nosuch").stdout.splitlines()
+                          if line.startswith("data.language"))
+
+
 def test_show_of_a_run(document, make_run):
     make_run("a", dataset="slake")
     shown = document("config", "show", "--run", "a")

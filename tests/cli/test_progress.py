@@ -37,9 +37,9 @@ def test_a_line_every_five_seconds_with_rate_and_time_left(progress, clock, line
         clock.now += 1
         progress.advance(10, note="loss 0.50")
     assert len(lines) == 6
-    assert lines[0] == "Training: 50/1,000 (5%) step, loss 0.50, 10 step/s, 1 min 35 s left"
+    assert lines[0] == "Training: 50/1,000 (5%) steps, loss 0.50, 10 step/s, 1 min 35 s left"
     progress.finish()
-    assert lines[-1] == "Training: 300/1,000 (30%) step, loss 0.50 in 30 s"
+    assert lines[-1] == "Training: 300/1,000 (30%) steps, loss 0.50 in 30 s"
     progress.finish()
     assert len(lines) == 7, "a stage ends once"
 
@@ -48,7 +48,7 @@ def test_without_a_total_there_is_no_share_and_no_time_left(progress, clock, lin
     progress.start("Reading", None, "row")
     clock.now += 6
     progress.advance(12)
-    assert lines == ["Reading: 12 row, 2 row/s"]
+    assert lines == ["Reading: 12 rows, 2 row/s"]
 
 
 def test_starting_a_stage_ends_the_one_before(progress, clock, lines):
@@ -56,21 +56,21 @@ def test_starting_a_stage_ends_the_one_before(progress, clock, lines):
     progress.advance()
     progress.start("B", 2)
     progress.finish()
-    assert lines == ["A: 1/1 (100%) it in 0.0 s", "B: 0/2 (0%) it in 0.0 s"]
+    assert lines == ["A: 1/1 (100%) step in 0.0 s", "B: 0/2 (0%) steps in 0.0 s"]
 
 
 def test_an_empty_stage_divides_by_nothing(progress, clock, lines):
     progress.start("A", 0)
     clock.now += 9
     progress.advance(0)
-    assert lines == ["A: 0 it, 0 it/s"]
+    assert lines == ["A: 0 steps, 0 step/s"]
     progress.finish()
     assert len(lines) == 1, "there was nothing to do: nothing is said"
 
 
 def test_track_counts_items(progress, lines):
     assert list(track("abc", progress, "Letters", 3, "letter")) == ["a", "b", "c"]
-    assert lines == ["Letters: 3/3 (100%) letter in 0.0 s"]
+    assert lines == ["Letters: 3/3 (100%) letters in 0.0 s"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (4.25, "4.2 s"), (59.4, "59 s"), (60, "1 min 0 s"),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medvqa_cli.data.prompts import (
+    UNTAUGHT,
     Turn,
     build_turns,
     check_prompt,
@@ -189,7 +190,7 @@ def test_a_prompt_can_be_looked_at():
     prompt = PromptSettings(style="think", exemplars=(Exemplar(question="CT?", answer="no"),))
     assert render_prompt(make_sample(images=("/a.png", "/b.png")), prompt) == (
         f"user: CT?\n{THINK}\nassistant: <answer>no</answer>\nuser: [image] [image] Is the liver enlarged?\n{THINK}\n"
-        "target: <answer>yes</answer>")
+        "target: <answer>yes</answer>\n" + UNTAUGHT)
 
 
 @given(st.sampled_from(STYLES), st.sampled_from(["auto", "always", "never"]), st.booleans(), st.text(max_size=20))

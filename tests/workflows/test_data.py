@@ -111,7 +111,7 @@ def test_options_of_ones_own_files_are_remembered(configure, tmp_path):
 def test_opening_prepares_and_says_so(configure, slake_root):
     notes = Notes()
     assert open_data(configure("slake", slake_root), notes).fresh
-    assert notes.said == ["Preparing 'slake': it has not been prepared yet."]
+    assert notes.said == ["Preparing 'slake'."]
     assert not open_data(configure("slake", slake_root), notes).fresh
     assert len(notes.said) == 1
 
@@ -365,7 +365,7 @@ def test_a_generated_data_set_is_made_when_needed(configure, toy, tmp_path):
     settings = configure("toy")
     notes = Notes()
     assert prepare_data(settings, progress=notes).counts == {"train": 2}
-    assert notes.said == ["Making the files of 'toy'.", "Preparing 'toy': it has not been prepared yet."]
+    assert notes.said == ["Making the files of 'toy'.", "Preparing 'toy'."]
     assert not prepare_data(settings).fresh
     assert toy.generated == 1
     assert load_samples(settings, "train")[1].images == (f"{tmp_path}/prepared/toy/source/1.png",)
