@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from medvqa_cli.models.packing import divide_prompts, find_common_prefix
 from medvqa_cli.records import AnswerSample
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from medvqa_cli.inference.branches import Chooser
     from medvqa_cli.models.encoding import SampleEncoder
@@ -30,6 +31,22 @@ if TYPE_CHECKING:
 PLAIN_DECODING: dict[str, Any] = {"do_sample": False, "num_beams": 1, "top_k": 0, "top_p": 1.0, "min_length": 0,
                                   "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "length_penalty": 1.0}
 """Said in so many words: what is left open, the checkpoint fills in, such as Qwen's with its repetition penalty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """A tree with the images and the words of its prefix, and what each prompt adds to it."""
+
+    tree: PrefixTree
+    images: tuple[str, ...]
+    prefix: tuple[int, ...]
+    questions: list[tuple[int, ...]]
+
+    def holds(self, sample: VQASample, prompts: Sequence[tuple[int, ...]]) -> bool:
+        """Return whether prompts about a sample's images go on from the prefix."""
+        length = len(self.prefix)
+        return self.images == sample.images and all(
+            len(prompt) > length and prompt[:length] == self.prefix for prompt in prompts)
 
 
 class TransformersEngine:
@@ -55,11 +72,23 @@ class TransformersEngine:
         self.facts = facts
         self.intake = Intake(questions=1 if shared_prefix else batch_size)
         self.end_ids = find_end_ids(loaded)
+        self._held: list[Planted] = []
 
     def with_prompt(self, prompt: PromptSettings) -> TransformersEngine:
         """Return the same model, to which questions are put in another way."""
         return TransformersEngine(self.loaded, self.encoder.with_prompt(prompt), shared_prefix=self.shared_prefix,
                                   batch_size=self.batch_size, facts=self.facts)
+
+    @contextlib.contextmanager
+    @torch.inference_mode()
+    def hold_prefix(self, samples: Sequence[VQASample]) -> Iterator[None]:
+        """Prefill the images of some samples, which share them, once for all calls about these until the block ends."""
+        if self.shared_prefix:
+            self._held = [planted for _, planted in self._plant_all(samples)]
+        try:
+            yield
+        finally:
+            self._held = []
 
     def generate(self, samples: Sequence[VQASample], decoding: Decoding) -> list[Generation]:
         """Return one answer for each sample. All samples share their images."""
@@ -96,12 +125,12 @@ class TransformersEngine:
 
     def _score_as_tree(self, samples: Sequence[VQASample], branches: Sequence[tuple[int, list[int]]]) -> list[float]:
         scores: dict[int, float] = {}
-        for part, prompts in self._divide(samples):
-            tree, shared = self._plant([samples[number] for number in part], prompts)
+        for part, planted in self._plant_all(samples):
             own = [place for place, (number, _) in enumerate(branches) if number in part]
             if own:
-                found = tree.score(tree.ask([prompt[shared:] for prompt in prompts]),
-                                   [(part.index(branches[place][0]), branches[place][1]) for place in own])
+                frontier = planted.tree.ask(planted.questions)
+                found = planted.tree.score(frontier, [(part.index(branches[place][0]), branches[place][1])
+                                                      for place in own])
                 scores |= zip(own, found, strict=True)
         return [scores[place] for place in range(len(branches))]
 
@@ -131,11 +160,17 @@ class TransformersEngine:
         images = self.encoder.encode_images(samples[0])
         return [self.encoder.encode_text(sample, images).prompt for sample in samples]
 
-    def _divide(self, samples: Sequence[VQASample]) -> list[tuple[list[int], list[tuple[int, ...]]]]:
-        """Return the numbers of samples that share one prefix with all images in it, with their prompts."""
+    def _plant_all(self, samples: Sequence[VQASample]) -> Iterator[tuple[list[int], Planted]]:
+        """Yield the numbers of samples that share one prefix with all images in it, and its tree, held or new."""
         prompts = self._prompts(samples)
-        return [(part, [prompts[number] for number in part])
-                for part in divide_prompts(prompts, self.encoder.image_token)]
+        for part in divide_prompts(prompts, self.encoder.image_token):
+            own = [prompts[number] for number in part]
+            held = next((one for one in self._held if one.holds(samples[0], own)), None)
+            if held:
+                yield part, replace(held, questions=[prompt[len(held.prefix):] for prompt in own])
+                continue
+            tree, shared = self._plant([samples[number] for number in part], own)
+            yield part, Planted(tree, samples[0].images, own[0][:shared], [prompt[shared:] for prompt in own])
 
     def _plant(self, samples: Sequence[VQASample], prompts: Sequence[tuple[int, ...]]) -> tuple[PrefixTree, int]:
         family, processor = self.loaded.family, self.loaded.processor
@@ -152,9 +187,8 @@ class TransformersEngine:
         if decoding.temperature > 0:
             choose = draw_counts(decoding, torch.Generator().manual_seed(decoding.seed))
         paths: list[Path] = []
-        for part, prompts in self._divide(samples):
-            tree, shared = self._plant([samples[number] for number in part], prompts)
-            found = decode_branches(tree, [prompt[shared:] for prompt in prompts], count, choose,
+        for part, planted in self._plant_all(samples):
+            found = decode_branches(planted.tree, planted.questions, count, choose,
                                     max_new_tokens=decoding.max_new_tokens, end_ids=self.end_ids)
             paths += [replace(path, question=part[path.question]) for path in found]
         return sorted(paths, key=lambda path: path.question)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -196,11 +197,20 @@ def answer_portion(engine: Engine, settings: Settings, portion: Sequence[VQASamp
                    router: CandidateRouter | None = None) -> list[Prediction]:
     """Return a prediction for each sample of what is one call to the engine; called in threads by some engines."""
     decoding = make_decoding(settings.infer, seed_portion(engine, portion, settings.seed))
-    chosen = answer_closed(engine, settings, router, portion) if router else {}
-    free = [sample for sample in portion if identify(sample) not in chosen]
+    with _hold_prefix(engine, portion) if router else contextlib.nullcontext():
+        chosen = answer_closed(engine, settings, router, portion) if router else {}
+        free = [sample for sample in portion if identify(sample) not in chosen]
+        replies = engine.generate(free, decoding) if free else []
     written = {identify(sample): read_prediction(sample, reply, settings)
-               for sample, reply in zip(free, engine.generate(free, decoding) if free else [], strict=True)}
+               for sample, reply in zip(free, replies, strict=True)}
     return [(chosen | written)[identify(sample)] for sample in portion]
+
+
+def _hold_prefix(engine: Engine, portion: Sequence[VQASample]) -> contextlib.AbstractContextManager[None]:
+    """Prefill an image once for the questions that have candidates and for the others, where it is done here."""
+    from medvqa_cli.inference.transformers_engine import TransformersEngine
+
+    return engine.hold_prefix(portion) if isinstance(engine, TransformersEngine) else contextlib.nullcontext()
 
 
 def read_prediction(sample: VQASample, written: Generation, settings: Settings) -> Prediction:

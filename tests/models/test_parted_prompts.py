@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from medvqa_cli.data.balance import LossWeights
+from medvqa_cli.inference import transformers_engine
 from medvqa_cli.inference.choosing import choose_greedily
 from medvqa_cli.inference.protocol import Decoding
+from medvqa_cli.inference.shared_prefix import PrefixTree
 from medvqa_cli.inference.transformers_engine import TransformersEngine
 from medvqa_cli.models.batches import build_batch, sum_answer_loss
 from medvqa_cli.models.encoding import SampleEncoder
@@ -106,6 +108,33 @@ def test_trees_equal_generate(loaded, encoder, mixed):
         assert found == pytest.approx(expected, abs=1e-4)
     drawn = tree.sample(mixed, 30, Decoding(max_new_tokens=2, temperature=1.0, seed=3))
     assert [sum(answer.count for answer in found) for found in drawn] == [30] * 5
+
+
+def test_a_held_prefix_is_prefilled_once_for_each_way_and_gives_the_same(loaded, encoder, mixed, picture_paths,
+                                                                          monkeypatch):
+    planted = []
+    monkeypatch.setattr(transformers_engine, "PrefixTree", lambda *args: planted.append(args) or PrefixTree(*args))
+    engine = TransformersEngine(loaded, encoder, shared_prefix=True)
+    other = [dataclasses.replace(sample, images=(picture_paths[1],)) for sample in mixed[:2]]
+    closed, free, offered = [mixed[0], mixed[3]], [mixed[1], mixed[2], mixed[4]], [["yes", "no"], ["MRI"]]
+
+    def answer():
+        scores = engine.score_candidates(closed, offered)
+        answers = engine.generate(free, Decoding(max_new_tokens=6))
+        elsewhere = engine.generate(other, Decoding(max_new_tokens=6))
+        return ([score for found in scores for score in found.values()], [one.text for one in (*answers, *elsewhere)],
+                [one.logprob for one in (*answers, *elsewhere)])
+
+    apart = answer()
+    assert len(planted) == 2 + 2 + 2
+    with engine.hold_prefix(mixed):
+        together = answer()
+    assert len(planted) == 6 + 2 + 2  # other pictures are not taken for these
+    assert together[1] == apart[1]
+    assert together[0] == pytest.approx(apart[0], abs=1e-4)
+    assert together[2] == pytest.approx(apart[2], abs=1e-4)
+    engine.generate(free, Decoding(max_new_tokens=2))
+    assert len(planted) == 12, "nothing is held behind the block"
 
 
 def test_completions_are_drawn_and_scored_as_alone(loaded, encoder, mixed):

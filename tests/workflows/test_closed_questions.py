@@ -7,6 +7,8 @@ import json
 import pytest
 
 from medvqa_cli.errors import DataError, RunError, SettingsError
+from medvqa_cli.inference import transformers_engine
+from medvqa_cli.inference.shared_prefix import PrefixTree
 from medvqa_cli.inference.vocabulary import read_vocabulary, write_vocabulary
 from medvqa_cli.records import prediction_from_json, read_jsonl
 from medvqa_cli.reporting.protocol import list_protocol
@@ -51,6 +53,16 @@ def test_closed_questions_get_the_best_candidate_and_open_ones_are_answered_as_b
         assert logprob / tokens == pytest.approx(means[0])
         assert found.margin == pytest.approx(means[0] - means[1])
     assert routes == {"options", "yesno"}
+
+
+def test_an_image_is_prefilled_once_for_all_its_questions(own_run, monkeypatch):
+    settings, _ = own_run
+    planted = []
+    monkeypatch.setattr(transformers_engine, "PrefixTree", lambda *args: planted.append(args) or PrefixTree(*args))
+    run = infer_split(with_candidates(settings), run="small")
+    rows = read_predictions(run)
+    assert len(planted) == len({row.sample.images for row in rows})
+    assert {bool(row.route) for row in rows} == {True, False}
 
 
 def test_the_protocol_says_how_closed_questions_were_answered(own_run):
