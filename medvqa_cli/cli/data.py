@@ -100,7 +100,10 @@ def prepare_data(call: Call) -> None:
 
 @command(app, "analyze", NAME, AGAINST, *SELECTION, WORKERS, SEED, OPEN)
 def analyze_data(call: Call) -> None:
-    """Count questions, answers and images; look for duplicates and leakage between splits and across data sets."""
+    """Count questions, answers and images; look for duplicates and leakage between splits and across data sets.
+
+    Data that are not ready for training end with exit code 4.
+    """
     from medvqa_cli.workflows.analysis import analyze_data as analyze
     from medvqa_cli.workflows.analysis import find_page
 
@@ -113,6 +116,10 @@ def analyze_data(call: Call) -> None:
         from medvqa_cli.cli.report import open_page
 
         open_page(page)
+    if not document["verdict"]["ready"]:
+        faults = " ".join(fault["message"] for fault in document["verdict"]["faults"])
+        raise DataError(f"The data set '{document['dataset']}' is not ready for training: {faults}",
+                        "Mend its files, then prepare and analyse it again.")
 
 
 @command(app, "show", NAME, COUNT, SPLIT, OUTPUT, PROMPT, *SELECTION, *PRESENTATION, SEED)

@@ -66,7 +66,7 @@ def _print_baselines(terminal: Terminal, rows: Mapping[str, Mapping[str, Any]]) 
 
 
 def _print_verdict(terminal: Terminal, verdict: Mapping[str, Any]) -> None:
-    for finding in (*verdict["faults"], *verdict["warnings"]):
+    for finding in verdict["warnings"]:
         terminal.warn(finding["message"])
     terminal.print(f"Verdict: {_say_verdict(verdict)}")
 
@@ -74,7 +74,7 @@ def _print_verdict(terminal: Terminal, verdict: Mapping[str, Any]) -> None:
 def _say_verdict(verdict: Mapping[str, Any]) -> str:
     warnings = [warning["message"] for warning in verdict["warnings"]]
     if not verdict["ready"]:
-        return "not ready for training."
+        return f"not ready for training: {' '.join(fault['message'] for fault in verdict['faults'])}"
     if not warnings:
         return "ready for training."
     more = f" (and {len(warnings) - 1} more, above)" if len(warnings) > 1 else ""

@@ -95,7 +95,7 @@ class Headlines:
         for item in self.items:
             if item.protocol:
                 labels.setdefault(item.protocol, []).append(item.label)
-        return [(", ".join(names) if len(labels) > 1 else "", protocol) for protocol, names in labels.items()]
+        return [("; ".join(names) if len(labels) > 1 else "", protocol) for protocol, names in labels.items()]
 
 
 @dataclass(frozen=True, slots=True)

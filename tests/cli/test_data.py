@@ -46,7 +46,19 @@ def test_analyze_counts_what_the_filters_leave(document, medvqa, plugin):
     shown = medvqa("data", "analyze", "two_discs", "--plugin", plugin)
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout.startswith("two_discs\nsplit       questions  images")
-    assert shown.stdout.endswith("Verdict: ready for training.\n")
+    assert ("Verdict: ready for training, with 5 warnings: 3 of 3 images of 'validation' are also in 'train'; "
+            "questions asked there about the same image: 9. (and 4 more, above)\n") in shown.stdout
+
+
+def test_data_that_are_not_ready_end_with_an_exit_code(medvqa, plugin, tmp_path):
+    assert medvqa("data", "prepare", "two_discs", "--plugin", plugin).exit_code == 0
+    next((tmp_path / "set").rglob("*.png")).unlink()
+    for json in ((), ("--json",)):
+        found = medvqa("data", "analyze", "two_discs", "--plugin", plugin, *json)
+        assert found.exit_code == 4, found.stderr
+        assert ("error: The data set 'two_discs' is not ready for training: Missing or unreadable images: 1, such as"
+                in found.stderr)
+        assert ('"ready": false' if json else "Verdict: not ready for training: Missing") in found.stdout
 
 
 def test_show_draws_to_files(document, medvqa, plugin, tmp_path):

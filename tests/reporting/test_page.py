@@ -47,7 +47,7 @@ def test_headlines_carry_interval_number_and_protocol(page, metrics):
     assert f"{metrics['calibration']['bias_floor']:.3f} if perfectly calibrated" in error.one(class_="basis").text
     of_answers, of_confidence = (part.text for part in page.one("section", id="summary").find("p", class_="protocol"))
     shared = [name for name in items if name != "Calibration error (ECE)"]
-    assert of_answers.startswith(f"{', '.join(shared)}: Measured on demo, test split; greedy, at most 8 tokens")
+    assert of_answers.startswith(f"{'; '.join(shared)}: Measured on demo, test split; greedy, at most 8 tokens")
     assert of_confidence.startswith("Calibration error (ECE): Measured on demo, test split; 100 answers a question "
                                     "sampled at temperature 1")
 

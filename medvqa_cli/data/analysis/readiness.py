@@ -152,21 +152,21 @@ def _warn_of_balance(split: str, counts: Mapping[str, Any]) -> Iterator[Warned]:
     closed, yes_no, places = counts["closed"], counts["yes_no"], counts["option_places"]
     share = closed["majority_share"] or 0.0
     if share > MAX_MAJORITY_SHARE:
-        yield _warn("imbalance", f"'{next(iter(closed['frequent_answers']))}' answers {share:.1%} of the closed "
+        yield _warn("imbalance", f"'{next(iter(closed['frequent_answers']))}' answers {_percent(share)} of the closed "
                     f"questions of '{split}'.", share)
     positive = yes_no["positive_share"]
     if positive is not None and not POSITIVE_SHARES[0] <= positive <= POSITIVE_SHARES[1]:
-        yield _warn("positive_share", f"'yes' answers {positive:.1%} of the {yes_no['yes'] + yes_no['no']:,} yes/no "
-                    f"questions of '{split}'.", positive)
+        yield _warn("positive_share", f"'yes' answers {_percent(positive)} of the {yes_no['yes'] + yes_no['no']:,} "
+                    f"yes/no questions of '{split}'.", positive)
     for kind, number in counts["answer_types"].items():
         if number > MAX_TYPE_SHARE * counts["questions"]:
             share = number / counts["questions"]
-            yield _warn("answer_type", f"{share:.1%} of the questions of '{split}' are {kind}.", share)
+            yield _warn("answer_type", f"{_percent(share)} of the questions of '{split}' are {kind}.", share)
     for place, number in places.items():
         if len(places) > 2 and number > MAX_PLACE_SHARE * sum(places.values()):
             share = number / sum(places.values())
-            yield _warn("option_place", f"Option {place} is right in {share:.1%} of the questions with options of "
-                        f"'{split}'.", share)
+            yield _warn("option_place", f"Option {place} is right in {_percent(share)} of the questions with options "
+                        f"of '{split}'.", share)
 
 
 def _warn_of_rows(split: str, counts: Mapping[str, Any], repeated: int) -> Iterator[Warned]:
@@ -185,8 +185,12 @@ def _warn_of_rows(split: str, counts: Mapping[str, Any], repeated: int) -> Itera
 def _warn_of_baseline(split: str, scores: Mapping[str, Any], train_split: str) -> Iterator[Warned]:
     accuracy = scores["same_question_text"] or 0.0
     if accuracy > MAX_QUESTION_ONLY_ACCURACY:
-        yield _warn("question_only", f"The question alone, looked up in '{train_split}', answers {accuracy:.1%} of the "
-                    f"closed questions of '{split}'.", accuracy)
+        yield _warn("question_only", f"The question alone, looked up in '{train_split}', answers {_percent(accuracy)} "
+                    f"of the closed questions of '{split}'.", accuracy)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _warn(code: str, message: str, value: float) -> Warned:

@@ -105,10 +105,10 @@ def test_balance_is_judged_at_its_thresholds(yes, no, expected):
 
 def test_a_bias_is_told_with_its_value_and_threshold():
     found = warnings_of(audit({"train": answer(["yes"] * 4 + ["no"])}))
-    assert found["imbalance"] == {"code": "imbalance", "message": "'yes' answers 80.0% of the closed questions of "
+    assert found["imbalance"] == {"code": "imbalance", "message": "'yes' answers 80 % of the closed questions of "
                                                                   "'train'.", "value": 0.8, "threshold": 0.6}
     assert found["positive_share"] == {"code": "positive_share", "value": 0.8, "threshold": [0.3, 0.7],
-                                       "message": "'yes' answers 80.0% of the 5 yes/no questions of 'train'."}
+                                       "message": "'yes' answers 80 % of the 5 yes/no questions of 'train'."}
 
 
 @pytest.mark.parametrize(("closed", "is_skewed"), [(4, False), (5, True)])
@@ -117,12 +117,12 @@ def test_one_kind_of_question_alone_warns(closed, is_skewed):
     found = warnings_of(audit({"train": samples}))
     assert ("answer_type" in found) == is_skewed
     if is_skewed:
-        assert found["answer_type"]["message"] == "83.3% of the questions of 'train' are closed."
+        assert found["answer_type"]["message"] == "83 % of the questions of 'train' are closed."
 
 
 @pytest.mark.parametrize(("places", "expected"), [
     ("abcab", None), ("aaaba", None),
-    ("abcaa", "Option 1 is right in 60.0% of the questions with options of 'train'.")])
+    ("abcaa", "Option 1 is right in 60 % of the questions with options of 'train'.")])
 def test_a_favoured_place_among_three_or_more_options_warns(places, expected):
     samples = [make_sample(number, "/a.png", answer=place, options=("a", "b", "c"))
                for number, place in enumerate(places)]
@@ -134,7 +134,7 @@ def test_questions_that_give_their_answer_away_warn():
     test = [make_sample(3, "/b.png", question="A?"), make_sample(4, "/b.png", question="B?", answer="no")]
     assert warnings_of(audit({"train": train, "test": test}))["question_only"] == {
         "code": "question_only", "value": 1.0, "threshold": 0.6,
-        "message": "The question alone, looked up in 'train', answers 100.0% of the closed questions of 'test'."}
+        "message": "The question alone, looked up in 'train', answers 100 % of the closed questions of 'test'."}
 
 
 @pytest.mark.parametrize(("total", "warns"), [(100, False), (99, True)])
@@ -173,9 +173,9 @@ def test_an_analysis_covers_what_it_includes(analysed, wanted, expected):
 
 def test_warnings_travel_as_lines():
     document = audit({"train": answer(["yes"] * 4 + ["no"])}) | {"selection": EVERYTHING}
-    lines = ["'yes' answers 80.0% of the closed questions of 'train'.",
-             "'yes' answers 80.0% of the 5 yes/no questions of 'train'.",
-             "100.0% of the questions of 'train' are closed."]
+    lines = ["'yes' answers 80 % of the closed questions of 'train'.",
+             "'yes' answers 80 % of the 5 yes/no questions of 'train'.",
+             "100 % of the questions of 'train' are closed."]
     assert summarize_warnings(document) == lines
     assert summarize_warnings(document, EVERYTHING) == lines
     assert summarize_warnings(document, EVERYTHING | {"language": "en"}) == [
