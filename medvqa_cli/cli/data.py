@@ -79,6 +79,7 @@ def prepare_data(call: Call) -> None:
 
     All questions are kept: which of them are used (--language, --question-type, --limit...) is said where they are.
     """
+    from medvqa_cli.workflows.data import choose_language
     from medvqa_cli.workflows.data import prepare_data as prepare
 
     if call.is_on("download"):
@@ -95,7 +96,12 @@ def prepare_data(call: Call) -> None:
                 "fingerprint": prepared.fingerprint, "counts": prepared.counts, "images": prepared.images,
                 "skipped": prepared.skipped, "fresh": prepared.fresh}
     if not call.answer_json(document):
-        call.terminal.print_tree(document | {"skipped": len(prepared.skipped)})
+        language = choose_language(call.settings)
+        call.terminal.print_tree({key: value for key, value in document.items() if key != "fresh"}
+                                 | {"skipped": len(prepared.skipped)})
+        if language != "all":
+            call.progress.say(f"Counted are questions in all languages. Used are those in '{language}'; --language all "
+                              "uses all.")
 
 
 @command(app, "analyze", NAME, AGAINST, *SELECTION, WORKERS, SEED, OPEN)

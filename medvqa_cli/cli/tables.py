@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from medvqa_cli.cli.terminal import Terminal
 
+ALL = "all"
 FACETS = {"answer_types": "answer type", "question_types": "question type", "modalities": "modality", "organs": "organ",
           "languages": "language"}
 BASELINES = {"majority": "majority", "majority_per_question_type": "majority per question type",
@@ -30,9 +31,11 @@ BASELINES = {"majority": "majority", "majority_per_question_type": "majority per
 def print_analysis(terminal: Terminal, document: Mapping[str, Any]) -> None:
     """Print what `analyze_data` found: counts, facets, baselines, leakage, verdict."""
     splits = document["splits"]
-    terminal.print_table(["split", "questions", "images", "most frequent closed answer", "open"],
+    terminal.print_table(["split", "questions", "images", "most frequent closed answer",
+                          "most frequent open answer"],
                          [[name, part["questions"], part["images"], _describe_majority(part, "closed"),
-                           _describe_majority(part, "open")] for name, part in splits.items()], document["dataset"])
+                           _describe_majority(part, "open")] for name, part in splits.items()],
+                         _describe_choice(document))
     terminal.print()
     terminal.print_table(["", *splits], list(_count_facets(splits)))
     terminal.print()
@@ -41,10 +44,26 @@ def print_analysis(terminal: Terminal, document: Mapping[str, Any]) -> None:
     others = [pair for other in document.get("against", ()) for pair in other["pairs"]
               if pair["splits"][0] == f"{other['dataset']}/any"]
     for pair in (*document["leakage"], *others):
-        terminal.print(f"{' / '.join(pair['splits'])}: {pair['shared_images']} of {pair['images']} images and "
+        terminal.print(f"{' / '.join(map(_name_split, pair['splits']))}: {pair['shared_images']} of {pair['images']} images and "
                        f"{pair['shared_questions']} of {pair['questions']} questions in both; "
                        f"{pair['near_images']} images nearly alike")
     _print_verdict(terminal, document["verdict"])
+
+
+def _describe_choice(document: Mapping[str, Any]) -> str:
+    """Return the data set's name, and which of its languages is counted where it has others."""
+    language = document["selection"]["language"]
+    stored = [counts for split in document["stored"].values() for counts in split.items()]
+    if language == ALL or {name for name, _ in stored} <= {language}:
+        return str(document["dataset"])
+    every = sum(number for _, number in stored)
+    return f"{document['dataset']}: only questions in '{language}'; --language all takes all {every:,}"
+
+
+def _name_split(name: str) -> str:
+    """Return a split's name; that of all splits of another data set in words."""
+    dataset, _, split = name.rpartition("/")
+    return f"{dataset}, all splits" if dataset and split == "any" else name
 
 
 def _describe_majority(part: Mapping[str, Any], kind: str) -> str | None:
@@ -55,7 +74,7 @@ def _describe_majority(part: Mapping[str, Any], kind: str) -> str | None:
 def _count_facets(splits: Mapping[str, Any]) -> Iterator[list[Any]]:
     for facet, title in FACETS.items():
         values = dict.fromkeys(value for part in splits.values() for value in part.get(facet, {}))
-        yield from ([f"{title} {value}", *(part[facet].get(value, 0) for part in splits.values())] for value in values)
+        yield from ([f"{title} {value or 'not stated'}", *(part[facet].get(value, 0) for part in splits.values())] for value in values)
 
 
 def _print_baselines(terminal: Terminal, rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -134,5 +153,3 @@ def _warn_of_data(terminal: Terminal, protocol: Mapping[str, Any], run: str) -> 
 
 def _title(run: str, protocol: Mapping[str, Any]) -> str:
     return f"{run}: {protocol['dataset']}, split {protocol['split']}"
-
-

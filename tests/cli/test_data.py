@@ -27,7 +27,8 @@ def test_prepare_says_what_it_found_and_does_nothing_twice(document, medvqa, plu
     assert (again["fresh"], again["fingerprint"]) == (False, first["fingerprint"])
     assert document("data", "prepare", "two-discs", "--plugin", plugin, "--force")["fresh"] is True
     shown = medvqa("data", "prepare", "two-discs", "--plugin", plugin)
-    assert "counts:\n  train: 18\n  validation: 9\n  test: 9\nimages: 12\nskipped: 0\nfresh: False\n" in shown.stdout
+    assert "counts:\n  train: 18\n  validation: 9\n  test: 9\nimages: 12\nskipped: 0\n" in shown.stdout
+    assert "fresh" not in shown.stdout
     assert "'two_discs' is prepared and unchanged: train 18, validation 9, test 9." in shown.stderr
 
 

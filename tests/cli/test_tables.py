@@ -56,6 +56,25 @@ def test_several_warnings_of_the_data_are_one_line_and_whole_if_verbose(medvqa, 
     assert "warning: the data: Images leak.\nwarning: the data: Yes is everywhere." in whole
 
 
+def test_what_is_counted_is_named(capsys):
+    part = {"questions": 2, "images": 1, "modalities": {"CT": 1, "": 1}}
+    pair = {"splits": ["slake/any", "train"], **dict.fromkeys(
+        ("shared_images", "images", "shared_questions", "questions", "near_images"), 0)}
+    document = {"dataset": "slake", "splits": {"train": part}, "baselines": {}, "leakage": [],
+                "stored": {"train": {"en": 9000, "zh": 5028}}, "selection": {"language": "en"},
+                "against": [{"dataset": "slake", "pairs": [pair]}],
+                "verdict": {"ready": True, "faults": [], "warnings": []}}
+    print_analysis(Terminal(), document)
+    shown = capsys.readouterr().out
+    assert shown.startswith("slake: only questions in 'en'; --language all takes all 14,028\n")
+    assert "most frequent closed answer  most frequent open answer" in shown
+    assert "modality not stated  1" in shown
+    assert "slake, all splits / train: 0 of 0 images" in shown
+    document["selection"]["language"] = "all"
+    print_analysis(Terminal(), document)
+    assert capsys.readouterr().out.startswith("slake\n")
+
+
 def test_a_model_that_answers_nothing_is_no_calibration(make_run, capsys):
     from medvqa_cli.settings.schema import Settings
     from medvqa_cli.workflows.evaluate import evaluate_samples
