@@ -81,6 +81,7 @@ def prepare_data(call: Call) -> None:
     """
     from medvqa_cli.workflows.data import choose_language
     from medvqa_cli.workflows.data import prepare_data as prepare
+    from medvqa_cli.workflows.sources import find_source
 
     if call.is_on("download"):
         call.assign("data.source", "hf", "--download")
@@ -99,7 +100,7 @@ def prepare_data(call: Call) -> None:
         language = choose_language(call.settings)
         call.terminal.print_tree({key: value for key, value in document.items() if key != "fresh"}
                                  | {"skipped": len(prepared.skipped)})
-        if language != "all":
+        if language != "all" and len(find_source(call.settings).plugin.card.languages) > 1:
             call.progress.say(f"Counted are questions in all languages. Used are those in '{language}'; --language all "
                               "uses all.")
 

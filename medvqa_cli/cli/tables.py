@@ -44,16 +44,16 @@ def print_analysis(terminal: Terminal, document: Mapping[str, Any]) -> None:
     others = [pair for other in document.get("against", ()) for pair in other["pairs"]
               if pair["splits"][0] == f"{other['dataset']}/any"]
     for pair in (*document["leakage"], *others):
-        terminal.print(f"{' / '.join(map(_name_split, pair['splits']))}: {pair['shared_images']} of {pair['images']} images and "
-                       f"{pair['shared_questions']} of {pair['questions']} questions in both; "
+        terminal.print(f"{' / '.join(map(_name_split, pair['splits']))}: {pair['shared_images']} of {pair['images']} "
+                       f"images and {pair['shared_questions']} of {pair['questions']} questions in both; "
                        f"{pair['near_images']} images nearly alike")
     _print_verdict(terminal, document["verdict"])
 
 
 def _describe_choice(document: Mapping[str, Any]) -> str:
     """Return the data set's name, and which of its languages is counted where it has others."""
-    language = document["selection"]["language"]
-    stored = [counts for split in document["stored"].values() for counts in split.items()]
+    language = document.get("selection", {}).get("language", ALL)
+    stored = [counts for split in document.get("stored", {}).values() for counts in split.items()]
     if language == ALL or {name for name, _ in stored} <= {language}:
         return str(document["dataset"])
     every = sum(number for _, number in stored)
@@ -74,7 +74,8 @@ def _describe_majority(part: Mapping[str, Any], kind: str) -> str | None:
 def _count_facets(splits: Mapping[str, Any]) -> Iterator[list[Any]]:
     for facet, title in FACETS.items():
         values = dict.fromkeys(value for part in splits.values() for value in part.get(facet, {}))
-        yield from ([f"{title} {value or 'not stated'}", *(part[facet].get(value, 0) for part in splits.values())] for value in values)
+        yield from ([f"{title} {value or 'not stated'}", *(part[facet].get(value, 0) for part in splits.values())]
+                    for value in values)
 
 
 def _print_baselines(terminal: Terminal, rows: Mapping[str, Mapping[str, Any]]) -> None:

@@ -7,6 +7,8 @@ import shutil
 import pytest
 from PIL import Image
 
+from tests.data.builders import build_slake
+
 
 @pytest.fixture
 def plugin(repository, tmp_path) -> str:
@@ -30,6 +32,14 @@ def test_prepare_says_what_it_found_and_does_nothing_twice(document, medvqa, plu
     assert "counts:\n  train: 18\n  validation: 9\n  test: 9\nimages: 12\nskipped: 0\n" in shown.stdout
     assert "fresh" not in shown.stdout
     assert "'two_discs' is prepared and unchanged: train 18, validation 9, test 9." in shown.stderr
+
+
+def test_preparing_says_which_language_is_used(medvqa, plugin, tmp_path):
+    build_slake(tmp_path / "slake")
+    told = medvqa("data", "prepare", "slake", "--root", "slake").stderr
+    assert told.endswith("Counted are questions in all languages. Used are those in 'en'; --language all uses all.\n")
+    assert "languages" not in medvqa("data", "prepare", "two_discs", "--plugin", plugin).stderr
+    assert medvqa("data", "analyze", "slake").stdout.startswith("slake: only questions in 'en'; --language all takes ")
 
 
 def test_dry_run_of_prepare_writes_nothing(document, plugin, tmp_path):
