@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medvqa_cli.errors import DataError, RunError
 from medvqa_cli.progress import SILENT, Progress
 from medvqa_cli.records import write_json
-from medvqa_cli.runs import Run, check_name, create_run, open_run
+from medvqa_cli.runs import Run, check_name, create_run, make_runs_folder, open_run
 from medvqa_cli.settings.schema import Settings, make_settings, to_tree
 from medvqa_cli.workflows.fitting import SFT, Job, Method, check_method, check_processes, fit
 from medvqa_cli.workflows.locks import hold_run
@@ -146,6 +146,7 @@ def _begin_run(method: Method, settings: Settings, name: str | None, start: Star
     from medvqa_cli.models.placement import count_processes
 
     source = _find_source(settings, start, name)
+    make_runs_folder(settings.paths.runs)
     engine = read_engine(settings)
     settings = leave_out_probes(fix_mixture(settings), engine, progress)
     check = check_training_data(settings, progress)

@@ -19,6 +19,7 @@ from medvqa_cli.cli.app import app
 from medvqa_cli.reporting.estimates import CONFIDENCE_TERMS
 from medvqa_cli.runs import Run, create_run
 from medvqa_cli.settings.schema import make_settings, to_tree
+from medvqa_cli.workflows import rescoring  # noqa: F401 - imports the real workflows before they are replaced
 
 
 @dataclass

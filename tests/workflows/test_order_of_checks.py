@@ -50,6 +50,12 @@ def test_a_taken_name_is_refused_before_data_are_read(settle, tmp_path, dry_run)
         train_sft(settle(model={"name": "llava"}), name="q", dry_run=dry_run)
 
 
+def test_a_folder_of_runs_that_cannot_be_made_is_said_before_data_are_read(settle, tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(RunError, match="The folder of runs '.*' cannot be made: File exists"):
+        train_sft(settle(model={"name": "llava"}))
+
+
 @pytest.mark.parametrize(("sections", "error", "message"), [
     ({"model": {"name": "nonsuch"}}, ModelError, "Unknown model 'nonsuch'."),
     ({"model": {"name": "llava"}, "infer": {"calibrator": "nope.json"}}, DataError, "nope.json"),
