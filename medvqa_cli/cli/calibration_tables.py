@@ -39,6 +39,8 @@ def print_methods(terminal: Terminal, run: str, summary: Mapping[str, Any]) -> N
         terminal.print(f"{method}: left out, {reason}")
     terminal.print()
     terminal.print(describe_protocol(summary))
+    for warning in summary.get("warnings") or ():
+        terminal.warn(warning)
 
 
 def _list_methods(parts: Mapping[str, Any]) -> Iterator[list[Any]]:

@@ -65,7 +65,7 @@ def tabulate_methods(block: Mapping[str, Any]) -> list[Block]:
     rows = [[SOURCES.get(method, method), format_count(part["n"]),
              *(format_entry(part.get(name, {"value": None, "low": None, "high": None})) for name in METHOD_MEASURES)]
             for method, part in (block.get("shared") or {}).items()]
-    found: list[Block] = []
+    found: list[Block] = [Note(f"Confidence by {text}", "warning") for text in block.get("warnings") or ()]
     if rows:
         found.append(Table("Sources of confidence on the same questions",
                            ["Confidence by", "Questions", *map(name_metric, METHOD_MEASURES)], rows,

@@ -53,7 +53,7 @@ def evaluate_calibration(settings: Settings, *, run: str | None = None, split: s
 
     Returns:
         The run and the metrics block; with method "all" the methods side by side: "own" and "shared" as
-        `compare_sources` has them, "left_out" with the reason, "folders" and "protocol".
+        `compare_sources` has them, "left_out" with the reason, "warnings", "folders" and "protocol".
 
     Raises:
         DataError: If the split holds no such question, or no answer has a confidence of that kind.
@@ -114,6 +114,7 @@ def _write_comparison(run: Run, settings: Settings, scope: Scope, measured: dict
                                seed=settings.seed)
     protocols = {method: block["protocol"] for method, block in blocks.items()}
     summary = {"method": "all", **compared, "left_out": left_out,
+               "warnings": [f"{method}: {text}" for method, block in blocks.items() for text in block["warnings"]],
                "valid_response_rate": {method: block["valid_response_rate"] for method, block in blocks.items()},
                "folders": {method: make_scope(settings, scope.split, method, run).folder for method in blocks},
                "protocol": _join_protocols(list(protocols.values())) | {

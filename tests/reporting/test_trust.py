@@ -157,5 +157,7 @@ def test_methods_on_the_same_questions(block):
     assert "Measured on demo, test split" in table.note
     assert any(isinstance(part, Facts) and list(part.rows) == [("stated in the answer", "The model does not say.")]
                for part in section.blocks)
+    doubted = build_calibration(block, [], {}, methods | {"warnings": ["sampling: Only 3 % can be read."]})
+    assert Note("Confidence by sampling: Only 3 % can be read.", "warning") in doubted.blocks
     unstated = build_calibration(block, [], {}, methods | {"protocol": {}})
     assert "Sources of confidence on the same questions" not in tables(unstated)

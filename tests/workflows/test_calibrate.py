@@ -65,12 +65,13 @@ def test_all_methods_stand_side_by_side_and_are_asked_once(own_run, asked, liste
     for method in methods:
         part = found["own"][method]
         assert part["n"] == number
-        assert part["accuracy"]["low"] <= part["accuracy"]["value"] <= part["accuracy"]["high"]
+        assert part["accuracy"]["low"] is None  # a handful of images
         block = read(run.path / found["folders"][method] / "metrics.json")
         assert {path.name for path in (run.path / found["folders"][method]).iterdir()} == FILES
         assert {"ece", "mce", "overconfidence", "accuracy", "mean_confidence", "num_samples", "bin_data"} <= set(block)
         assert (block["method"], block["num_questions"], block["ece"]) == (method, number, part["ece"]["value"])
         assert block["protocol"]["rules"]["confidence"] == found["protocol"]["confidence"][method]
+        assert {f"{method}: {text}" for text in block["warnings"]} <= set(found["warnings"])
     assert any("drawn as one tree" in text for text in listener.said)
     assert set(asked) == {"generate", "sample", "score_candidates"}
     files = {path: path.read_bytes() for path in run.path.glob("*.jsonl")}
