@@ -74,3 +74,9 @@ def test_seconds(seconds, text):
 def test_key_as_words():
     assert name_key("train_questions") == "Train questions"
     assert name_key("model.image_processor") == "Model: image processor"
+
+
+def test_a_share_that_is_not_quite_nothing_or_all_does_not_read_as_such():
+    assert [format_share(value) for value in (0.0, 0.004, 0.006, 0.994, 0.996, 1.0)] == [
+        "0 %", "<1 %", "1 %", "99 %", ">99 %", "100 %"]
+    assert format_share(0.004, 0.0, 0.02) == "0 % [0, 2]"
