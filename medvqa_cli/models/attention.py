@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from medvqa_cli.models.precision import find_masters
+
 Mask = torch.Tensor | dict[str, torch.Tensor]
 
 
@@ -46,8 +48,10 @@ def to_additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def find_dtype(model: Any) -> torch.dtype:
-    """Return the number format a model computes in: that of its first floating-point parameter."""
-    return next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    """Return the number format a model computes in: that of its first floating-point parameter, or of its masters."""
+    masters = find_masters(model)
+    return masters.dtype if masters else next(
+        parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
 
 
 def number_runs(marks: torch.Tensor) -> torch.Tensor:

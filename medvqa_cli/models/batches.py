@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 
 PICTURES = "pictures"
 """Name in a batch of the rows' image inputs, where they are not joined."""
-PACK_LENGTH = 2048
-"""Most tokens of a packed row, if nothing else is said."""
 Pack = tuple["list[EncodedSample]", "ImageInputs"]
 """Samples of one row, and the images they share."""
 
 
 def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *, packed: bool,
-                max_tokens: int = PACK_LENGTH, epochs: Sequence[int] | None = None,
+                max_tokens: int | None = None, epochs: Sequence[int] | None = None,
                 apart: bool = False) -> dict[str, Any]:
     """Return model inputs and labels for groups of samples, each group sharing its images.
 
@@ -36,7 +34,8 @@ def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *
         groups: With `packed` a group becomes one row; without, each sample becomes a row with its own copy.
         packed: Whether to share the image prefix by a block mask.
         max_tokens: With `packed`, a group longer than this is split into several rows; nothing is cut off. So is one
-            whose samples differ before their images end (`SampleEncoder.arrange` brings equal ones together).
+            whose samples differ before their images end (`SampleEncoder.arrange` brings equal ones together). None: as
+            `plan_packs` says.
         epochs: Of each group, the epoch in which its pictures are seen, which decides how they are varied; if not
             given, they are seen as they are.
         apart: Leave each row's pictures by themselves, as "pictures", for a `FeatureCache` to replace.
@@ -46,6 +45,13 @@ def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *
         [axes, B, T] if packed, what else the family marks, and the image tensors. Of an encoder-decoder labels [B, A]
         are the answers alone.
     """
+    packs = list_packs(encoder, groups, packed=packed, max_tokens=max_tokens, epochs=epochs)
+    return join_packs(encoder, packs, packed=packed, apart=apart)
+
+
+def list_packs(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *, packed: bool,
+               max_tokens: int | None = None, epochs: Sequence[int] | None = None) -> list[Pack]:
+    """Return the rows that groups of samples make up, samples in order; arguments are those of `build_batch`."""
     packs: list[Pack] = []
     seen: Sequence[int | None] = epochs or [None] * len(groups)
     for group, epoch in zip(groups, seen, strict=True):
@@ -54,6 +60,11 @@ def build_batch(encoder: SampleEncoder, groups: Sequence[Sequence[VQASample]], *
         plan = plan_packs(encoded, encoder.image_token, max_tokens=max_tokens,
                           max_questions=len(encoded) if packed else 1)
         packs.extend(([encoded[index] for index in pack], inputs) for pack in plan)
+    return packs
+
+
+def join_packs(encoder: SampleEncoder, packs: Sequence[Pack], *, packed: bool, apart: bool = False) -> dict[str, Any]:
+    """Return rows as the inputs of one forward pass; arguments are those of `build_batch`."""
     text = stack_packed(encoder, packs) if packed else stack_plain(encoder, [samples[0] for samples, _ in packs])
     images = [inputs for _, inputs in packs]
     return {**text, **({PICTURES: images} if apart else join_images(images))}

@@ -7,10 +7,11 @@ values together, m what the MLP's first layers put out, f what its last layer re
 
 weights: P e. Quantised, a weight of the language model's linear layers takes 0.5 + 0.127/8 bytes in 4-bit (NF4 with
     double quantisation, Dettmers et al. 2023, arXiv:2305.14314, section 3) or 1 byte in 8-bit; everything else (vision
-    tower, projector, embeddings, norms, head) e bytes.
+    tower, projector, embeddings, norms, head) e bytes. What is trained takes 4 bytes (`models.precision`).
 dequantised weight: 4-bit: the largest linear layer in the number format, as it is multiplied.
 adapters: r (in + out) values for every adapted layer, float32; and peft's copy of the projector and of the last layers
-    in their own format, where they are trained beside LoRA.
+    where they are trained beside LoRA, float32 too.
+rounded weights: what is trained of the model itself, as a step in 16 bits computes with it: e bytes.
 gradients: as many bytes as what is trained.
 optimiser states: AdamW's two, each as many bytes as what is trained.
 activations of the language model: what L blocks keep for the backward pass,
@@ -153,7 +154,8 @@ def estimate_weights(shape: ModelShape, work: Workload) -> int:
     """Return the bytes of the weights, without adapters."""
     packed = WEIGHT_BYTES.get(work.quantization, work.number_bytes)
     others = sum(shape.parameters.values()) - shape.quantizable
-    return round(shape.quantizable * packed + others * work.number_bytes)
+    masters = sum(shape.parameters[part] for part in work.trained_parts) if work.tuning == "full" else 0
+    return round(shape.quantizable * packed + others * work.number_bytes + masters * (FLOAT32 - work.number_bytes))
 
 
 def count_adapter_parameters(shape: ModelShape, rank: int) -> int:
@@ -191,12 +193,13 @@ def _keep_former(shape: ModelShape, work: Workload) -> int:
 
 
 def _count_training_states(shape: ModelShape, work: Workload) -> dict[str, int]:
-    trained = work.number_bytes * sum(shape.parameters[part] for part in work.trained_parts)
-    adapters = 0
-    if work.tuning == "lora":
-        trained += work.number_bytes * work.last_layers * shape.language[-1].block_parameters
-        adapters = trained = trained + FLOAT32 * count_adapter_parameters(shape, work.rank)
-    return {"adapters": adapters, "gradients": trained, "optimiser states": 2 * trained}
+    is_lora = work.tuning == "lora"
+    own = sum(shape.parameters[part] for part in work.trained_parts)
+    own += work.last_layers * shape.language[-1].block_parameters if is_lora else 0
+    trained = FLOAT32 * (own + (count_adapter_parameters(shape, work.rank) if is_lora else 0))
+    return {"adapters": trained if is_lora else 0,
+            "rounded weights": own * work.number_bytes if work.number_bytes < FLOAT32 else 0,
+            "gradients": trained, "optimiser states": 2 * trained}
 
 
 def _pass_text(shape: ModelShape, work: Workload) -> Iterator[tuple[Stack, int]]:

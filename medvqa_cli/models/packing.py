@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 IGNORE = -100
 PADDING_SEGMENT = -1
+PACK_LENGTH = 2048
+"""Most tokens of a pack behind what its samples share, if nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,13 @@ def divide_prompts(prompts: Sequence[tuple[int, ...]], image_token: int) -> list
     return list(parts.values())
 
 
-def plan_packs(samples: Sequence[EncodedSample], image_token: int, *, max_tokens: int,
+def plan_packs(samples: Sequence[EncodedSample], image_token: int, *, max_tokens: int | None,
                max_questions: int) -> list[list[int]]:
     """Split the samples of one image, in order, into packs within both limits; return their indices.
 
     A pack ends where the next sample differs before the image's end. A sample longer than `max_tokens` by itself makes
-    a pack of its own: nothing is ever cut off.
+    a pack of its own: nothing is ever cut off. Without `max_tokens`, PACK_LENGTH bounds what follows the shared prefix,
+    so that pictures of many tokens are shared as well.
     """
     packs: list[list[int]] = []
     runs = itertools.groupby(range(len(samples)), lambda n: cut_behind_images(samples[n].prompt, image_token))
@@ -108,7 +111,7 @@ def plan_packs(samples: Sequence[EncodedSample], image_token: int, *, max_tokens
             length = len(samples[index].prompt) - shared + len(samples[index].answer)
             if index == run[0] or length > room or len(packs[-1]) == max_questions:
                 packs.append([])
-                room = max_tokens - shared
+                room = PACK_LENGTH if max_tokens is None else max_tokens - shared
             packs[-1].append(index)
             room -= length
     return packs

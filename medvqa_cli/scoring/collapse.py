@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MIN_ANSWERS = 10
 MAX_SHARE = 0.9
+LOWERED = 0.3
+"""What a learning rate that is too high is multiplied by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +53,15 @@ def find_top_answer(pairs: Iterable[tuple[str, str]]) -> TopAnswer | None:
     total = golds.total()
     ((answer, count),) = answers.most_common(1)
     return TopAnswer(answer, count / total, golds.most_common(1)[0][1] / total, total)
+
+
+def advise_on_collapse(learning_rate: float) -> str:
+    """Return what helps a model that was trained at a peak learning rate and gives one answer to everything."""
+    return ("What helps: more questions or more epochs (--epochs), a balance of answers in them (`medvqa data analyze` "
+            "shows it, --balance answer makes up for it), or a lower rate "
+            f"(--learning-rate {lower_rate(learning_rate)}).")
+
+
+def lower_rate(learning_rate: float) -> str:
+    """Return a lower learning rate as one types it: 3e-5 for 1e-4."""
+    return f"{LOWERED * learning_rate:.1g}".replace("e-0", "e-")

@@ -38,7 +38,7 @@ class TrainSettings(Section):
     """Supervised fine-tuning."""
 
     tuning: Literal["auto", "lora", "full"] = "auto"
-    """What is trained: auto is LoRA for a pretrained checkpoint and everything for a model from scratch."""
+    """What is trained, always in float32: auto is LoRA for a checkpoint and everything for a model from scratch."""
     lora: LoRASettings = LoRASettings()
     """Adapter settings."""
     freeze_vision_tower: bool = False
@@ -72,7 +72,7 @@ class TrainSettings(Section):
     pack_questions: PositiveInt = 32
     """Most questions in one pack."""
     pack_length: PositiveInt | None = None
-    """Most tokens in one pack; not given: 2,048, or one question's where that is more. Nothing is ever cut off."""
+    """Most tokens in one pack; not given: 2,048 besides those of its image. Nothing is ever cut off."""
     gradient_checkpointing: bool = False
     """Trade time for memory."""
     eval_fraction: Fraction = 0.25
@@ -121,6 +121,11 @@ class TrainSettings(Section):
     """A gain is more than this."""
     keep: Literal["auto", "last", "best"] = "auto"
     """Which weights become the run's: auto is the best ones with early stopping, else the last ones."""
+
+    @property
+    def schedule(self) -> str:
+        """The schedule as transformers calls it: its "constant" has no warm-up."""
+        return "constant_with_warmup" if self.scheduler == "constant" and self.warmup else self.scheduler
 
     @property
     def keeps_best(self) -> bool:

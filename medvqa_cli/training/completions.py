@@ -13,7 +13,7 @@ import torch
 
 from medvqa_cli.inference.branches import decode_branches
 from medvqa_cli.inference.shared_prefix import PrefixTree
-from medvqa_cli.models.batches import PACK_LENGTH, fit_inputs, join_images, stack_packed, to_device
+from medvqa_cli.models.batches import fit_inputs, join_images, stack_packed, to_device
 from medvqa_cli.models.encoding import EncodedSample
 from medvqa_cli.models.packing import IGNORE, divide_prompts, find_common_prefix, pad_lists, plan_packs
 
@@ -106,7 +106,7 @@ def _deal(paths: Sequence[Path], asked: Sequence[int]) -> dict[int, list[tuple[t
 
 
 def score_completions(model: Any, encoder: SampleEncoder, samples: Sequence[VQASample],
-                      completions: Sequence[Completion], *, temperature: float = 1.0, max_tokens: int = PACK_LENGTH,
+                      completions: Sequence[Completion], *, temperature: float = 1.0, max_tokens: int | None = None,
                       differentiable_entropy: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log-probabilities and entropies, in nats, of the tokens of N completions, both [N, C], 0 behind ends.
 
@@ -118,7 +118,7 @@ def score_completions(model: Any, encoder: SampleEncoder, samples: Sequence[VQAS
         samples: What completions point to.
         completions: What is scored.
         temperature: The law is softmax(logits / temperature).
-        max_tokens: Most tokens of a pack.
+        max_tokens: Most tokens of a pack, as `plan_packs` takes it.
         differentiable_entropy: Whether entropies have gradients too.
     """
     distinct = list(dict.fromkeys(completions))
@@ -133,7 +133,7 @@ def score_completions(model: Any, encoder: SampleEncoder, samples: Sequence[VQAS
 
 
 def pack_completions(encoder: SampleEncoder, samples: Sequence[VQASample], completions: Sequence[Completion],
-                     max_tokens: int) -> tuple[list[int], dict[str, torch.Tensor]]:
+                     max_tokens: int | None) -> tuple[list[int], dict[str, torch.Tensor]]:
     """Return the order in which completions stand in packs, one or more an image, and the packs as a batch."""
     packs, order = [], []
     for places in group_by_prefix(encoder, samples, [index for index, _ in completions]):

@@ -13,14 +13,13 @@ from trl import GRPOConfig
 from medvqa_cli.errors import ModelError, SettingsError
 from medvqa_cli.inference.protocol import Decoding
 from medvqa_cli.inference.transformers_engine import find_end_ids
-from medvqa_cli.models.batches import PACK_LENGTH
 from medvqa_cli.models.placement import count_processes
+from medvqa_cli.training.arguments import keep_to_one_gpu, list_arguments
 from medvqa_cli.training.callbacks import EventLog, GracefulStop, ProgressDisplay
 from medvqa_cli.training.grpo import GroupTrainer
 from medvqa_cli.training.order import TrainingOrder
 from medvqa_cli.training.policy import Policy, find_strange
 from medvqa_cli.training.rating import Examiner
-from medvqa_cli.training.sft import list_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -75,7 +74,7 @@ def build_group_trainer(plan: TrainingPlan, group: GroupPlan, events: JsonlWrite
         policy=policy,
         model=plan.model,
         reward_funcs=policy.examiner.list_functions(),
-        args=_make_arguments(plan, settings, policy, steps),
+        args=keep_to_one_gpu(_make_arguments(plan, settings, policy, steps), plan.model, progress),
         train_dataset=_order_questions(plan, settings, steps * per_step),
         processing_class=group.loaded.processor if settings.use_vllm else group.loaded.tokenizer,
         callbacks=[*([EventLog(events, per_step / len(plan.train_samples))] if events else []),
@@ -150,7 +149,7 @@ def _make_policy(plan: TrainingPlan, group: GroupPlan, events: JsonlWriter | Non
     decoding = Decoding(settings.max_completion_length, settings.temperature, plan.seed, settings.top_k, settings.top_p)
     banned = loaded.family.find_image_token(loaded.processor)
     return Policy(plan.encoder, plan.train_samples, examiner, decoding, banned, progress, shared=shared,
-                  pack_length=plan.settings.pack_length or PACK_LENGTH, read_image=group.read_image, events=events,
+                  pack_length=plan.settings.pack_length, read_image=group.read_image, events=events,
                   logged=settings.log_completions, run=group.run)
 
 

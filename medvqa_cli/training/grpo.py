@@ -35,6 +35,7 @@ from trl.trainer.utils import split_tensor_dict
 from medvqa_cli.errors import ModelError
 from medvqa_cli.inference.choosing import draw_counts
 from medvqa_cli.inference.seeds import seed_for
+from medvqa_cli.models.attention import find_dtype
 from medvqa_cli.models.batches import find_token_losses, join_images, stack_plain, to_device
 from medvqa_cli.models.encoding import EncodedSample
 from medvqa_cli.training.completions import Completion, draw_completions, score_completions
@@ -43,7 +44,7 @@ from medvqa_cli.training.processes import agree
 from medvqa_cli.training.resumable import ResumableTrainer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from medvqa_cli.inference.branches import Chooser, Path
     from medvqa_cli.training.policy import Policy
@@ -62,7 +63,10 @@ class GroupTrainer(ResumableTrainer, GRPOTrainer):
     def __init__(self, *, policy: Policy, **kwargs: Any) -> None:
         self.policy = policy
         self._asked: list[int] = []
+        trained = [(weight, weight.data) for weight in kwargs["model"].parameters() if weight.requires_grad]
         super().__init__(**kwargs)
+        for weight, numbers in trained:  # TRL rounds adapters of a quantised model, whose updates would be lost
+            weight.data = numbers.to(weight.device)
         self.eos_token_ids = sorted(policy.examiner.end_ids)
 
     def _send_telemetry(self) -> None:
@@ -185,9 +189,9 @@ class GroupTrainer(ResumableTrainer, GRPOTrainer):
         policy.is_checked = True
         rows = list({(index, tokens): logprob for index, (tokens, logprob)
                      in zip(self._asked, drawn, strict=True)}.items())[:CHECKED]
-        is_plain = next(self.model.parameters()).dtype == torch.float32 and not self.args.bf16
+        is_plain = find_dtype(self.model) == torch.float32 and not self.args.bf16
         differences = self._compare([completion for completion, _ in rows], [logprob for _, logprob in rows])
-        if agree(not max(differences) <= (1e-3 if is_plain else 0.1)):
+        if agree(not all(difference <= (1e-3 if is_plain else 0.1) for difference in differences)):
             policy.shared = False
             if strange := find_strange(policy):
                 raise ModelError("Shared prefixes give other log-probabilities than plain rows, and TRL's own path "
@@ -201,11 +205,12 @@ class GroupTrainer(ResumableTrainer, GRPOTrainer):
     def _compare(self, completions: Sequence[Completion], logprobs: Sequence[float]) -> tuple[float, float]:
         """Return the largest mean difference a token, in nats, of tree and packs from the plain ways."""
         plain = [self._score_alone(completion) for completion in completions]
-        tree = max(abs(a - b) / len(tokens) for a, b, (_, tokens) in zip(plain, logprobs, completions, strict=True))
+        tree = find_largest(abs(a - b) / len(tokens) for a, b, (_, tokens)
+                            in zip(plain, logprobs, completions, strict=True))
         if find_strange(self.policy):
             packed, _ = score_completions(self.model, self.policy.encoder, self.policy.samples, completions)
-            return tree, max(abs(a - b) / len(tokens) for a, b, (_, tokens)
-                             in zip(packed.sum(dim=1).tolist(), plain, completions, strict=True))
+            return tree, find_largest(abs(a - b) / len(tokens) for a, b, (_, tokens)
+                                      in zip(packed.sum(dim=1).tolist(), plain, completions, strict=True))
         stacked = stack_left(self.policy, completions, self.accelerator.device)
         mask = stacked[1][:, -stacked[2]:]
         with self._asking(completions):
@@ -274,3 +279,8 @@ class GroupTrainer(ResumableTrainer, GRPOTrainer):
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [{name: None if value != value else value for name, value in row.items()}  # noqa: PLR0124 - NaN
                 for row in rows[-self.policy.logged:]] if self.policy.logged else []
+
+
+def find_largest(numbers: Iterable[float]) -> float:
+    """Return the largest number, or NaN if there is one among them, which `max` may pass over."""
+    return torch.tensor(list(numbers), dtype=torch.float64).max().item()

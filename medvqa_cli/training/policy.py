@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medvqa_cli.models.batches import PACK_LENGTH, join_images, to_device
+from medvqa_cli.models.batches import join_images, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ class Policy:
     banned: int
     progress: Progress
     shared: bool = True
-    pack_length: int = PACK_LENGTH
+    pack_length: int | None = None
     read_image: Callable[[str], Image.Image] | None = None
     events: JsonlWriter | None = None
     logged: int = 8

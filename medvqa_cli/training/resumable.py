@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 
@@ -13,17 +13,33 @@ from medvqa_cli.records import write_json
 from medvqa_cli.training.average import WeightAverage
 from medvqa_cli.training.best import BestWatch
 from medvqa_cli.training.callbacks import LastingCallback
-from medvqa_cli.training.checkpoints import PART, name_checkpoint, publish_checkpoint, rotate_checkpoints
+from medvqa_cli.training.checkpoints import (
+    PART,
+    list_checkpoints,
+    name_checkpoint,
+    publish_checkpoint,
+    rotate_checkpoints,
+)
+from medvqa_cli.training.divergence import are_finite, explain_divergence, is_finite, scales_losses
+from medvqa_cli.training.processes import agree, is_main
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
 
 
 class ResumableTrainer(Trainer):
     """A Trainer whose checkpoints are whole or not there, and hold everything that the next step depends on.
 
+    It stops at the first loss or gradient that is not finite, before the weights are changed by it.
+
     Differs: transformers' Trainer writes into the folder that a resumed run reads, deletes older checkpoints before the
-    new one is on the disk, and forgets the losses since the last log line.
+    new one is on the disk, forgets the losses since the last log line, and trains on with weights that are NaN.
     """
 
     _writes_to: Path | None = None
+    _step_loss: torch.Tensor | float = 0.0
 
     @property
     def lasting(self) -> list[LastingCallback]:
@@ -40,11 +56,49 @@ class ResumableTrainer(Trainer):
         """What looks for the best weights, if anything does."""
         return next((callback for callback in self.lasting if isinstance(callback, BestWatch)), None)
 
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint, if there is one."""
+        return next(iter(list_checkpoints(Path(self.args.output_dir))), None)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the loss of one forward pass, and keep the sum of an optimiser step's."""
+        loss = super().training_step(*args, **kwargs)
+        self._step_loss = self._step_loss + loss.detach()
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the norm of an optimiser step's gradients, after a look at it and at the step's loss."""
+        norm, loss = super()._get_grad_norm(*args, **kwargs), self._step_loss
+        self._step_loss = 0.0
+        looked_at = {"loss": loss} | ({} if scales_losses(self.args, self.accelerator) else {"gradient norm": norm})
+        self._refuse(self.state.global_step + 1, [f"the {name} is {float(number)}" for name, number in looked_at.items()
+                                                  if not is_finite(number)])
+        return norm
+
+    def check_weights(self) -> None:
+        """Refuse to keep weights that are not numbers; every process must call it.
+
+        Raises:
+            ModelError: If some are not finite.
+        """
+        trained = (weight for weight in self.model.parameters() if weight.requires_grad)
+        self._refuse(self.state.global_step, [] if are_finite(trained) else ["the trained weights are not finite"])
+
+    def _refuse(self, step: int, faults: Sequence[str]) -> None:
+        """End a training, in all processes, if there is a fault in one; the main one says so."""
+        if not agree(bool(faults)):
+            return
+        if is_main():
+            raise explain_divergence(self, step, next(iter(faults), "what another process computes is not finite"))
+        raise SystemExit(0)
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._writes_to or super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint in a folder beside the others; it gets its name once it is whole and on the disk."""
+        self.check_weights()
         directory = Path(self.args.output_dir)
         part, name = directory / PART, name_checkpoint(self.state.global_step)
         if self.args.should_save:
@@ -115,5 +169,6 @@ class ResumableTrainer(Trainer):
         if self.is_fsdp_enabled or hasattr(target, "peft_config"):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        saved = type(target).from_pretrained(resume_from_checkpoint, dtype=next(target.parameters()).dtype)
+        dtype = max((weight.dtype for weight in target.parameters()), key=lambda dtype: dtype.itemsize)
+        saved = type(target).from_pretrained(resume_from_checkpoint, dtype=dtype)
         target.load_state_dict(saved.state_dict())

@@ -11,14 +11,12 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from transformers import TrainingArguments
 
-from medvqa_cli.models.adapters import count_parameters
-from medvqa_cli.models.batches import PACK_LENGTH, find_token_losses, sum_answer_loss, to_device
-from medvqa_cli.models.loading_plan import has_bfloat16
+from medvqa_cli.models.batches import find_token_losses, sum_answer_loss, to_device
 from medvqa_cli.models.packing import IGNORE
 from medvqa_cli.models.placement import count_processes
-from medvqa_cli.models.quantization import find_quantization
+from medvqa_cli.training.arguments import keep_to_one_gpu, list_arguments
 from medvqa_cli.training.callbacks import BatchWatcher, EventLog, GracefulStop, ProgressDisplay
-from medvqa_cli.training.collation import WEIGHTS, Collator
+from medvqa_cli.training.collation import WEIGHTS, Collator, list_parts
 from medvqa_cli.training.order import SampleBlocks, TrainingOrder, group_by_image
 from medvqa_cli.training.resumable import ResumableTrainer
 from medvqa_cli.training.visits import VisitCollator, Visits
@@ -51,6 +49,18 @@ class SFTTrainer(ResumableTrainer):
         self._features = features
         self._validation_collator = validation_collator
 
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the loss of a batch, after a forward and a backward pass for each of its parts.
+
+        Processes add their gradients after the last part, so each may have another number of parts.
+        """
+        *parts, last = list_parts(inputs)
+        losses = []
+        for part in parts:
+            with self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, part, *args, **kwargs))
+        return sum(losses) + super().training_step(model, last, *args, **kwargs)
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
                      num_items_in_batch: torch.Tensor | int | None = None) -> Any:
         """Return the loss of one forward pass, in nats a token of the optimiser step."""
@@ -74,9 +84,10 @@ class SFTTrainer(ResumableTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         """Return what the losses of an optimiser step are divided by: its supervised tokens, or their weights' sum."""
-        if not batch_samples or WEIGHTS not in batch_samples[0]:
-            return super()._get_num_items_in_batch(batch_samples, device)
-        total = torch.stack([batch[WEIGHTS].sum() for batch in batch_samples]).sum().to(device)
+        batches = [part for batch in batch_samples for part in list_parts(batch)]
+        if not batches or WEIGHTS not in batches[0]:
+            return super()._get_num_items_in_batch(batches, device)
+        total = torch.stack([batch[WEIGHTS].sum() for batch in batches]).sum().to(device)
         return self.accelerator.gather(total).sum()
 
     @torch.no_grad()
@@ -175,14 +186,14 @@ def build_trainer(plan: TrainingPlan, events: JsonlWriter | None,
     steps = count_steps(plan.settings, order.count_blocks(plan.settings.epochs), per_step)
     order.length = steps * per_step
     validation = [(group,) for group in group_by_image(plan.validation_samples, plan.max_questions)]
-    collator = Collator(plan.encoder, plan.packed, plan.settings.pack_length or PACK_LENGTH, plan.weights,
-                        apart=plan.features is not None)
+    collator = Collator(plan.encoder, plan.packed, plan.settings.pack_length, plan.weights,
+                        apart=plan.features is not None, divides=not (plan.engine or plan.objective))
     kind, collate = choose_trainer(plan.objective, collator)
     trainer = kind(
         model=plan.model,
-        args=TrainingArguments(**list_arguments(plan, steps)),
+        args=keep_to_one_gpu(TrainingArguments(**list_arguments(plan, steps)), plan.model, progress),
         data_collator=VisitCollator(collate) if plan.encoder.augments else collate,
-        validation_collator=replace(collator, weights=None),
+        validation_collator=replace(collator, weights=None, divides=False),
         features=plan.features,
         train_dataset=Visits(order) if plan.encoder.augments else order,
         eval_dataset=SampleBlocks(validation),
@@ -202,70 +213,6 @@ def count_steps(settings: TrainSettings, blocks: float, per_step: int) -> int:
         per_step: Blocks in an optimiser step, of all its forward passes and processes.
     """
     return settings.max_steps or max(1, math.ceil(blocks / per_step))
-
-
-def list_arguments(plan: TrainingPlan, steps: int) -> dict[str, Any]:
-    """Return the arguments of a Trainer for so many optimiser steps."""
-    settings = plan.settings
-    parameter = next(plan.model.parameters())
-    evaluates = bool(settings.eval_fraction and plan.validation_samples)
-    return dict(
-        output_dir=str(plan.directory),
-        max_steps=steps,
-        per_device_train_batch_size=plan.batch_size,
-        train_sampling_strategy="sequential",
-        per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        warmup_steps=round(settings.warmup * steps),
-        lr_scheduler_type=settings.scheduler,
-        activation_checkpointing=settings.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        logging_steps=min(settings.log_steps, steps),
-        eval_strategy="steps" if evaluates else "no",
-        eval_steps=_interval(settings.eval_fraction, steps),
-        save_strategy="steps" if settings.save_fraction else "no",
-        save_steps=_interval(settings.save_fraction, steps),
-        save_total_limit=settings.save_total_limit,
-        dataloader_num_workers=settings.workers,
-        dataloader_pin_memory=parameter.is_cuda,
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=_may_skip_parameters(plan),
-        label_names=["labels"],
-        use_cpu=parameter.device.type == "cpu",
-        bf16=parameter.is_cuda and (_multiplies_in_bfloat16(plan, parameter.device) or _computes_in_bfloat16(plan)),
-        report_to="none",
-        log_level_replica="error",
-        disable_tqdm=True,
-        seed=plan.seed,
-        data_seed=plan.seed,
-        **plan.engine,
-    )
-
-
-def _multiplies_in_bfloat16(plan: TrainingPlan, device: torch.device) -> bool:
-    """Return whether quantised weights are multiplied in bfloat16: not where a GPU would only emulate it."""
-    return find_quantization(plan.model) != "none" and has_bfloat16(device)
-
-
-def _computes_in_bfloat16(plan: TrainingPlan) -> bool:
-    """Return whether DeepSpeed is to keep weights in bfloat16, with a float32 copy for the optimiser."""
-    return "deepspeed" in plan.engine and any(weight.dtype == torch.bfloat16 for weight in plan.model.parameters())
-
-
-def _may_skip_parameters(plan: TrainingPlan) -> bool:
-    """Return whether a step may leave trained parameters without a gradient.
-
-    The last layers of a vision tower whose features are taken before them always are; without an image all of it is.
-    """
-    parts = count_parameters(plan.model, plan.encoder.family.layout)
-    return any(trained for part, (trained, _) in parts.items() if part in {"vision tower", "projector"})
-
-
-def _interval(fraction: float, steps: int) -> int:
-    return max(1, round(fraction * steps)) if fraction else steps
 
 
 def _remove_default_printers(trainer: Trainer) -> None:

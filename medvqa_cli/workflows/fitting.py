@@ -109,6 +109,7 @@ def fit(job: Job, progress: Progress) -> Run:
         start = time.perf_counter()
         features = together(lambda: open_vision_cache(job.settings, loaded, encoder, job.data.train, progress))
         trainer = _run_trainer(job, encoder, features, progress, trainers, packed=packed)
+        trainer.check_weights()
         weights = trainer.gather_weights()
         if is_main():
             keep_weights(run, trainer, loaded, job.settings.train, progress, gathered=weights)
@@ -146,7 +147,8 @@ def _prepare(job: Job, progress: Progress) -> tuple[Job, SampleEncoder, bool]:
     augmentation = build_augmentation(settings, job.data.train)
     encoder = build_encoder(loaded, settings, cache_mb=settings.train.image_cache_mb, augmentation=augmentation)
     data, too_long = together(lambda: keep_trainable(settings, loaded, job.data, encoder, progress))
-    packed = follow(lambda: decide_packing(settings, loaded, encoder, data.train, progress))
+    packed = follow(lambda: _recall_packing(job, lambda: decide_packing(settings, loaded, encoder, data.train,
+                                                                        progress)))
     if is_main():
         job.run.update_manifest(started=now(), packed=packed, parameters=parts, too_long=too_long,
                                 augmentation=describe_augmentation(augmentation, data.train))
@@ -222,6 +224,12 @@ def _find_start(run: Run, progress: Progress) -> str | None:
     return str(checkpoint) if checkpoint else None
 
 
+def _recall_packing(job: Job, decide: Callable[[], bool]) -> bool:
+    """Return whether a run packs: one that goes on does what it did before, whatever a first batch shows now."""
+    known = None if job.is_new else job.run.read_json("manifest.json").get("packed")
+    return decide() if known is None else bool(known)
+
+
 def decide_packing(settings: Settings, loaded: LoadedModel, encoder: SampleEncoder, samples: Sequence[VQASample],
                    progress: Progress) -> bool:
     """Return whether to pack: as set, as the family allows, and only if a first batch gives the plain loss.
@@ -240,12 +248,29 @@ def decide_packing(settings: Settings, loaded: LoadedModel, encoder: SampleEncod
                                 "between questions.", "Use packing 'auto' or 'off'.")
         progress.say(f"The family '{loaded.family_name}' cannot share an image between questions: plain batches.")
         return False
-    group = max(group_by_image(samples, 4), key=len)
+    group = max(group_by_image(samples, 4), key=lambda group: (bool(group[0].images), len(group)))
     plain, packed = compare_packed_loss(loaded.model, encoder, group)
     facts = describe_model(loaded)
     tolerance = 1e-3 if facts["dtype"] == "float32" and "quantization" not in facts else 3e-2
-    if abs(plain - packed) > tolerance * max(abs(plain), 1e-6):
+    if not abs(plain - packed) <= tolerance * max(abs(plain), 1e-6):
         progress.warn(f"Packing is off: on a first batch the packed loss {packed:.6f} differs from the plain loss "
                       f"{plain:.6f}. Please report this model.")
         return False
+    _warn_of_short_packs(settings.train.pack_length, encoder, group, progress)
     return True
+
+
+def _warn_of_short_packs(most: int | None, encoder: SampleEncoder, group: Sequence[VQASample],
+                         progress: Progress) -> None:
+    """Say that packs of at most so many tokens hold one question each, if they do: nothing is shared then."""
+    from medvqa_cli.models.batches import list_packs
+    from medvqa_cli.models.packing import find_common_prefix
+
+    if most is None:
+        return
+    bounded, free = (list_packs(encoder, [group], packed=True, max_tokens=bound) for bound in (most, None))
+    if len(bounded) == len(group) > len(free):
+        shared = find_common_prefix([sample.prompt for sample in free[0][0]])
+        progress.warn(f"Packs of {most:,} tokens (train.pack_length) hold one question each, since an image with what "
+                      f"stands before its question takes {shared:,}: no image is shared. Raise --pack-length, or leave "
+                      "it out.")

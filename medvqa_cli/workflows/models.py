@@ -232,12 +232,12 @@ def describe_model(loaded: LoadedModel) -> dict[str, Any]:
 
     `commit` stands there if the checkpoint came from the hub, `quantization` if its weights are quantised.
     """
+    from medvqa_cli.models.attention import find_dtype
     from medvqa_cli.models.quantization import find_quantization
 
     model = loaded.model.get_base_model() if loaded.adapter else loaded.model
-    number = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     facts = {"family": loaded.family_name, "checkpoint": loaded.checkpoint, "adapter": loaded.adapter,
-             "dtype": str(number).removeprefix("torch."), "device": str(loaded.device),
+             "dtype": str(find_dtype(model)).removeprefix("torch."), "device": str(loaded.device),
              "image_processor": type(loaded.processor.image_processor).__name__}
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
     mode = find_quantization(model)

@@ -34,12 +34,12 @@ from medvqa_cli.workflows.training_data import (
     fix_mixture,
     load_training_data,
 )
-from medvqa_cli.workflows.tuning import freezes_base
+from medvqa_cli.workflows.tuning import check_adapters, freezes_base, list_idle
 from medvqa_cli.workflows.vision_cache import check_vision_cache
 from medvqa_cli.workflows.weights import Kind, check_kind, find_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from medvqa_cli.models.protocol import LoadedModel
     from medvqa_cli.records import VQASample
@@ -117,6 +117,7 @@ def _check_start(method: Method, settings: Settings, name: str | None, start: St
     """Check everything that can be checked without loading a model; return the run that would be made."""
     _find_source(settings, start, name)
     settings = fix_mixture(settings)
+    _say_idle(settings, progress)
     method.check(settings, load_training_data(settings, progress))
     return Run(settings.paths.runs / (name or _name_run(settings)))
 
@@ -148,6 +149,7 @@ def _begin_run(method: Method, settings: Settings, name: str | None, start: Star
     source = _find_source(settings, start, name)
     make_runs_folder(settings.paths.runs)
     engine = read_engine(settings)
+    _say_idle(settings, progress)
     settings = leave_out_probes(fix_mixture(settings), engine, progress)
     check = check_training_data(settings, progress)
     data = load_training_data(settings, progress)
@@ -159,7 +161,8 @@ def _begin_run(method: Method, settings: Settings, name: str | None, start: Star
         write_json(run.settings, tree := to_tree(settings))
         keep_engine(run, engine)
         run.update_manifest(method=method.name, data=describe_data(settings, data) | describe_check(check, data),
-                            processes=count_processes(), **{KEY: digest_settings(tree)})
+                            processes=count_processes(), schedule=settings.train.schedule,
+                            **{KEY: digest_settings(tree)})
         if check.analysis:
             write_json(run.path / "analysis.json", check.analysis)
         choice = _start_from(source, start.kind) if source else _prepare_choice(settings, data.train, run)
@@ -179,6 +182,7 @@ def _reopen_run(method: Method, run: Run, settings: Settings, progress: Progress
     manifest = run.read_json("manifest.json")
     if "model" not in manifest:
         raise RunError(f"Run '{run.name}' stopped before its model was loaded.", "Start it again without --resume.")
+    stored = _keep_course(stored, manifest)
     check_settings(run, manifest)
     check_method(method, run, manifest.get("method", SFT.name))
     check_processes(run, manifest.get("processes", 1))
@@ -197,6 +201,13 @@ def _reopen_run(method: Method, run: Run, settings: Settings, progress: Progress
     return Job(run, stored, data, loaded, engine, method)
 
 
+def _keep_course(stored: Settings, manifest: Mapping[str, Any]) -> Settings:
+    """Return a run's settings as they were meant when it began: `constant` had no warm-up before it was recorded."""
+    if "schedule" in manifest or stored.train.scheduler != "constant":
+        return stored
+    return stored.model_copy(update={"train": stored.train.model_copy(update={"warmup": 0.0})})
+
+
 def _start_from(source: Run, kind: Kind) -> ModelChoice:
     return recall_choice(find_base(source.read_json("manifest.json")["model"], source), find_weights(source, kind))
 
@@ -207,25 +218,37 @@ def _prepare_choice(settings: Settings, samples: Sequence[VQASample], run: Run) 
     return choose_model(settings)
 
 
+def _say_idle(settings: Settings, progress: Progress) -> None:
+    if idle := list_idle(settings):
+        progress.say(f"Everything is trained (train.tuning '{settings.train.tuning}'), so {', '.join(idle)} idles.")
+
+
 def _check_tuning(settings: Settings) -> None:
     """Refuse contradictory settings before anything is loaded."""
     from medvqa_cli.models.adapters import check_tuning
 
+    check_adapters(settings)
     check_tuning(settings.train, lora=freezes_base(settings))
 
 
 def _adapt(loaded: LoadedModel, settings: Settings) -> Any:
-    """Return the model with what is to be trained set free; an adapter to start from stays the adapter."""
+    """Return the model with what is to be trained set free, in float32; an adapter to start from stays the adapter.
+
+    DeepSpeed and FSDP keep float32 masters themselves.
+    """
     import torch
 
     from medvqa_cli.models.adapters import check_continuation, prepare_training
+    from medvqa_cli.models.precision import raise_masters
 
     torch.manual_seed(settings.seed)  # a run killed before its first checkpoint begins again with the same adapters
-    layout = loaded.family.layout
+    layout, train = loaded.family.layout, settings.train
     if loaded.adapter:
-        check_continuation(loaded.model, layout, settings.train)
-        return loaded.model
-    return prepare_training(loaded.model, layout, settings.train, lora=freezes_base(settings))
+        check_continuation(loaded.model, layout, train)
+        model = loaded.model
+    else:
+        model = prepare_training(loaded.model, layout, train, lora=freezes_base(settings))
+    return model if train.deepspeed or train.fsdp else raise_masters(model)
 
 
 def _name_run(settings: Settings) -> str:

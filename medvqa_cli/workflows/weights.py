@@ -58,13 +58,17 @@ def keep_weights(run: Run, trainer: SFTTrainer, loaded: LoadedModel, settings: T
                  progress: Progress, *, gathered: dict[str, Any] | None = None) -> dict[str, Any]:
     """Write the weights that become the run's and, where these are an average, the weights themselves beside it.
 
-    Where they are spread over processes, `gathered` holds all of them.
+    They are in the model's number format. Where they are spread over processes, `gathered` holds all of them.
 
     Returns:
         What the manifest says of them: the step they are of, whether it is the last or the best one, the metric and
         its value there, and the decay of the average.
     """
+    from medvqa_cli.models.precision import lower_masters
+
     facts = _choose_step(run, trainer, settings, progress)
+    lower_masters(trainer.model)
+    gathered = _round(run, gathered) if gathered else gathered
     part = "adapter" if hasattr(trainer.model, "peft_config") else "model"
     if trainer.average:
         _write(trainer, loaded, run.path / RAW / part)
@@ -73,6 +77,15 @@ def keep_weights(run: Run, trainer: SFTTrainer, loaded: LoadedModel, settings: T
     run.update_manifest(weights=facts)
     _write(trainer, loaded, run.path / part, gathered)
     return facts
+
+
+def _round(run: Run, gathered: dict[str, Any]) -> dict[str, Any]:
+    """Return gathered weights, of which an engine has kept masters, in the model's number format; adapters stay."""
+    import torch
+
+    dtype = getattr(torch, run.read_json("manifest.json")["model"]["dtype"])
+    return {name: weight if "lora_" in name or not weight.is_floating_point() else weight.to(dtype)
+            for name, weight in gathered.items()}
 
 
 def _choose_step(run: Run, trainer: SFTTrainer, settings: TrainSettings, progress: Progress) -> dict[str, Any]:

@@ -182,6 +182,8 @@ def test_a_picture_is_measured_by_the_family(tiny_directory, tiny):
     ({}, 6450 * 2), ({"dtype": "float32"}, 6450 * 4), ({"quantization": "8bit"}, 5000 + 1450 * 2),
     ({"quantization": "4bit"}, 5000 * 0.515875 + 1450 * 2),
     ({"quantization": "4bit", "tuning": "lora"}, 5000 * 0.515875 + 1450 * 4),
+    ({"tuning": "full"}, 6450 * 4), ({"tuning": "full", "freeze_vision_tower": True}, 6150 * 4 + 300 * 2),
+    ({"tuning": "full", "dtype": "float32"}, 6450 * 4), ({"tuning": "lora", "tune_projector": True}, 6450 * 2),
 ])
 def test_weights_by_hand(changes, expected):
     assert estimate_weights(SHAPE, dataclasses.replace(WORK, **changes)) == round(expected)
@@ -194,11 +196,14 @@ def test_training_states_by_hand():
     assert [lora[term] for term in ("adapters", "gradients", "optimiser states")] == [
         4 * adapters, 4 * adapters, 8 * adapters]
     tuned = estimate_memory(SHAPE, dataclasses.replace(WORK, tuning="lora", tune_projector=True, last_layers=1))
-    assert tuned["gradients"] == 4 * adapters + 2 * (20 + LLAMA.block_parameters)
+    assert tuned["gradients"] == tuned["adapters"] == 4 * (adapters + 20 + LLAMA.block_parameters)
+    assert (lora["rounded weights"], tuned["rounded weights"]) == (0, 2 * (20 + LLAMA.block_parameters))
     full = estimate_memory(SHAPE, dataclasses.replace(WORK, tuning="full"))
-    assert (full["adapters"], full["gradients"], full["optimiser states"]) == (0, 12_900, 25_800)
+    assert (full["adapters"], full["gradients"], full["optimiser states"]) == (0, 25_800, 51_600)
+    assert full["rounded weights"] == 12_900
+    assert estimate_memory(SHAPE, dataclasses.replace(WORK, tuning="full", dtype="float32"))["rounded weights"] == 0
     frozen = estimate_memory(SHAPE, dataclasses.replace(WORK, tuning="full", freeze_vision_tower=True))
-    assert frozen["gradients"] == 12_900 - 600
+    assert frozen["gradients"] == 25_800 - 1200
 
 
 def test_inference_by_hand():

@@ -79,6 +79,16 @@ def test_prompts_part_where_they_differ_before_their_last_image_token():
     assert plan_packs([samples[0], samples[2], samples[1]], 9, max_tokens=99, max_questions=9) == [[0, 1], [2]]
 
 
+def test_a_picture_of_any_length_is_shared_if_no_bound_is_set():
+    """Else each question would get its own copy of a picture of more than PACK_LENGTH tokens, all in one pass."""
+    samples = [EncodedSample((9,) * 2900 + (number,) * 20, (1, 2, 3)) for number in range(10, 21)]
+    assert plan_packs(samples, 9, max_tokens=None, max_questions=32) == [list(range(11))]
+    assert plan_packs(samples, 9, max_tokens=None, max_questions=6) == [list(range(6)), list(range(6, 11))]
+    assert plan_packs(samples, 9, max_tokens=2048, max_questions=32) == [[number] for number in range(11)]
+    long = [EncodedSample((9,) * 100 + (number,) * 500, (1,)) for number in range(10, 15)]
+    assert plan_packs(long, 9, max_tokens=None, max_questions=32) == [[0, 1, 2, 3], [4]]
+
+
 def test_block_mask_by_hand():
     rows = [build_row([EncodedSample((1, 2, 3), (4,)), EncodedSample((1, 2, 5), (6,))]),
             build_row([EncodedSample((1, 2), (7,))])]

@@ -21,6 +21,7 @@ from medvqa_cli.settings.schema import to_tree
 from medvqa_cli.settings.tracking import TrackingSettings
 from medvqa_cli.settings.train import LoRASettings, TrainSettings
 from medvqa_cli.training.diagnostics import Diagnostics, Watched
+from medvqa_cli.training.diagnostics.collapse import has_learned
 from medvqa_cli.training.diagnostics.meters import Meter
 from medvqa_cli.training.diagnostics.pictures import find_pictures, lay_out
 from medvqa_cli.training.diagnostics.probes import ProbeAnswer, choose_probes, measure_probes, undisturbed
@@ -183,12 +184,13 @@ def test_probe_metrics_by_hand():
 class Parrot:
     """An engine that always answers the same, or after some calls the truth."""
 
-    def __init__(self, loaded, until=10**9):
+    def __init__(self, loaded, until=10**9, text="yes"):
         self.loaded, self.encoder, self.until, self.calls = loaded, make_encoder(loaded), until, 0
+        self.text = text
 
     def generate(self, samples, decoding):
         self.calls += 1
-        return [Generation("yes" if self.calls <= self.until else sample.answer, 0.0, 2) for sample in samples]
+        return [Generation(self.text if self.calls <= self.until else sample.answer, 0.0, 2) for sample in samples]
 
 
 def collapse(tiny_directory, paths, directory, monkeypatch, **engine):
@@ -206,8 +208,8 @@ def test_a_collapse_is_told_once(tiny_directory, picture_paths, tmp_path, monkey
     assert len(events_of(tmp_path, "probe")) == 3
     (warning,) = notes.warnings
     assert warning.startswith("The model has collapsed at step 2 of 6: 100% of 12 closed probes are answered 'yes', "
-                              "where the most frequent gold answer makes up 50%. What helps: more epochs")
-    assert "--learning-rate 3e-5" in warning
+                              "where the most frequent gold answer makes up 50%. What helps: more questions")
+    assert "--learning-rate 0.0003" in warning
     assert kept == [warning]
     assert [event["message"] for event in events_of(tmp_path, "warning")] == [warning]
 
@@ -218,6 +220,21 @@ def test_a_collapse_that_has_passed_is_told_too(tiny_directory, picture_paths, t
     assert notes.said[-1] == ("The collapse of step 2 has passed: at the end the most frequent answer to closed probes "
                               "is 'yes', 50% of them.")
     assert kept == [notes.warnings[0], notes.said[-1]]
+
+
+def test_a_model_that_has_learned_nothing_yet_has_not_collapsed(tiny_directory, picture_paths, tmp_path, monkeypatch):
+    notes, kept = collapse(tiny_directory, picture_paths, tmp_path, monkeypatch, text="")
+    assert notes.warnings == kept == []
+    (said,) = [line for line in notes.said if "answer" in line]
+    assert said == ("The model has not learned to answer yet: at step 2 of 6, 100% of 12 closed probes get an empty "
+                    "answer, and the loss has hardly fallen.")
+
+
+@pytest.mark.parametrize(("history", "expected"), [
+    ([], False), ([{"loss": 5.0}], False), ([{"loss": 5.0}, {"eval_loss": 1.0}, {"loss": 4.8}], False),
+    ([{"loss": 5.0}, {"loss": 4.0}], True), ([{"loss": 0.0, "reward": 1.0}], True)])
+def test_what_logs_show_of_learning(history, expected):
+    assert has_learned(history) is expected
 
 
 @needs_tensorboard

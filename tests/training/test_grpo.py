@@ -262,3 +262,20 @@ def test_options_reach_trl(tiny, picture_paths, tmp_path):
     assert trainer.epsilon_high == 0.28
     assert trainer.scale_rewards == "batch"
     assert not math.isnan(trainer.reward_weights.sum())
+
+
+def test_the_largest_of_numbers_is_nan_if_one_is():
+    assert grpo.find_largest([1e-5, 2e-5]) == 2e-5
+    assert math.isnan(grpo.find_largest([1e-5, math.nan]))
+    assert math.isnan(grpo.find_largest([math.nan, 1e-5]))
+
+
+@pytest.mark.parametrize("differences", [(1e-5, math.nan), (math.nan, 1e-5)])
+def test_a_difference_that_is_no_number_is_none_that_may_be(tiny, picture_paths, tmp_path, monkeypatch, differences):
+    notes = Notes()
+    trainer = make_trainer(tiny, picture_paths, tmp_path, progress=notes)
+    monkeypatch.setattr(trainer, "_compare", lambda *_: differences)
+    trainer._asked = [0]
+    trainer._check([((3, 4), -1.0)])
+    assert trainer.policy.shared is False
+    assert notes.warnings[0].startswith("Shared prefixes are off")

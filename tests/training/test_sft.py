@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from transformers import TrainingArguments
 
 from medvqa_cli.errors import RunError
 from medvqa_cli.models.adapters import count_parameters, prepare_training
 from medvqa_cli.progress import SILENT
 from medvqa_cli.records import JsonlWriter, read_jsonl
 from medvqa_cli.settings.train import LoRASettings, TrainSettings
+from medvqa_cli.training.arguments import keep_to_one_gpu
+from medvqa_cli.training.callbacks import BatchWatcher
 from medvqa_cli.training.checkpoints import explained_full_disk, find_last_checkpoint
+from medvqa_cli.training.collation import WEIGHTS, Collator, list_parts
 from medvqa_cli.training.order import group_by_image
 from medvqa_cli.training.sft import TrainingPlan, build_trainer, count_steps
 from tests.models.conftest import load_tiny
@@ -44,13 +49,13 @@ class Recorder:
 
 
 def train(tiny_directory, paths, directory: Path, settings: TrainSettings, *, packed=True, lora=False, resume=None,
-          stop_after=None, progress=SILENT):
+          stop_after=None, progress=SILENT, callbacks=()):
     torch.manual_seed(0)
     loaded = load_tiny(tiny_directory)
     model = prepare_training(loaded.model, loaded.family.layout, settings, lora=lora)
     samples = [sample for image in range(3) for sample in make_samples(paths, image)]
     plan = TrainingPlan(model, make_encoder(loaded), samples, samples[:5], packed, settings, 3,
-                        directory / "checkpoints")
+                        directory / "checkpoints", callbacks=callbacks)
     with JsonlWriter(directory / "events.jsonl") as events:
         trainer, stop = build_trainer(plan, events, progress)
         if stop_after:
@@ -217,3 +222,78 @@ def test_groups_share_their_image_and_keep_order(picture_paths):
     assert [len(group) for group in groups] == [2, 3, 2, 3]
     assert all(len({sample.images for sample in group}) == 1 for group in groups)
     assert json.dumps([s.question_id for s in groups[0]]) == '["0-0", "0-1"]'
+
+
+@pytest.mark.parametrize(("scheduler", "rates"), [
+    ("constant", [0.0, 0.5, 1.0, 1.0]), ("linear", [0.0, 0.5, 1.0, 0.5])])
+def test_every_schedule_warms_up(tiny_directory, picture_paths, tmp_path, scheduler, rates):
+    settings = TrainSettings(max_steps=4, batch_size=1, eval_fraction=0.0, save_fraction=0.0, log_steps=1,
+                             scheduler=scheduler, warmup=0.5)
+    train(tiny_directory, picture_paths, tmp_path, settings, lora=True)
+    seen = [event["learning_rate"] for event in read_jsonl(tmp_path / "events.jsonl") if event["event"] == "log"]
+    assert seen == pytest.approx([rate * settings.learning_rate for rate in rates])
+
+
+def test_of_several_visible_gpus_one_process_uses_one(tiny_directory, picture_paths, tmp_path, monkeypatch):
+    """Else the batch would be so many times as large, and an epoch over so many times as early."""
+    real = TrainingArguments.__post_init__
+
+    def show_four(arguments):
+        real(arguments)
+        arguments._n_gpu = 4
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", show_four)
+    settings = TrainSettings(epochs=1, batch_size=2, eval_fraction=0.0, save_fraction=0.0, grouping="none")
+    watch = Recorder()
+    trainer, _ = train(tiny_directory, picture_paths, tmp_path, settings, packed=False, lora=True, progress=watch)
+    assert type(trainer.model_wrapped).__name__ == "PeftModelForCausalLM"
+    assert trainer.args.train_batch_size == 2
+    assert trainer.state.global_step == 8, "15 questions, two at a time"
+    assert watch.lines == ["One of 4 visible GPUs is used, the others idle; --num-processes 4 trains on all of them."]
+
+
+def test_a_model_spread_over_gpus_leaves_none_idle(tmp_path):
+    arguments, watch = TrainingArguments(output_dir=str(tmp_path), use_cpu=True), Recorder()
+    arguments._n_gpu = 2
+    keep_to_one_gpu(arguments, SimpleNamespace(hf_device_map={"a": 0, "b": 1}), watch)
+    assert (arguments.n_gpu, watch.lines) == (1, [])
+
+
+class Widths(BatchWatcher):
+    """Remembers how many rows each forward pass has."""
+
+    def __init__(self):
+        self.rows = []
+
+    def on_batch(self, inputs, loss, tokens):
+        self.rows.append(len(inputs["input_ids"]))
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_groups_that_are_too_long_for_a_row_make_no_larger_forward_pass(tiny_directory, picture_paths, tmp_path, lora):
+    """They are learned from in further passes of the same step: the weights are those of undivided groups."""
+    weights, rows, plan = {}, {}, {"max_steps": 3, "batch_size": 2, "learning_rate": 1e-3, "eval_fraction": 0.5,
+                                   "save_fraction": 0.0, "lora": LoRASettings(dropout=0.0)}
+    for length in (None, 60):
+        watch = Widths()
+        trainer, _ = train(tiny_directory, picture_paths, tmp_path / str(length), lora=lora, callbacks=(watch,),
+                           settings=TrainSettings(pack_length=length, **plan))
+        weights[length], rows[length] = weights_of(trainer), watch.rows
+    assert rows[None] == [2, 2, 2]
+    assert max(rows[60]) == 2
+    assert sum(rows[60]) > 8
+    assert max((weights[None][name] - weight).abs().max() for name, weight in weights[60].items()) < 1e-4
+    first, second = ([event["eval_loss"] for event in read_jsonl(tmp_path / name / "events.jsonl")
+                      if event["event"] == "eval"] for name in ("None", "60"))
+    assert second == pytest.approx(first, rel=1e-4)
+
+
+def test_a_divided_batch_holds_every_weight_once(tiny, picture_paths):
+    samples = make_samples(picture_paths)
+    weights = SimpleNamespace(weigh=lambda sample: 1.0 + samples.index(sample))
+    collator = Collator(make_encoder(tiny), packed=True, max_tokens=60, weights=weights, divides=True)
+    parts = list_parts(collator([(tuple(samples),)]))
+    assert len(parts) > 1
+    assert {len(part["input_ids"]) for part in parts} == {1}
+    found = [weight for part in parts for weight in part[WEIGHTS][part[WEIGHTS] > 0].unique_consecutive().tolist()]
+    assert found == [1.0, 2.0, 3.0, 4.0, 5.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from medvqa_cli.errors import DataError, ModelError, RunError, SettingsError
 from medvqa_cli.records import read_jsonl
@@ -70,6 +72,76 @@ def test_an_unreachable_model_leaves_no_run(trained, tmp_path):
     with pytest.raises(ModelError, match="microsoft/llava-med-v1.5-mistral-7b"):
         train_sft(wanted)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_keeps_no_weights_that_are_not_finite(trained, tmp_path):
+    settings, _ = trained
+    wanted = change(settings, paths={"runs": str(tmp_path)},
+                    train={"max_steps": 3, "learning_rate": 1e30, "warmup": 0.0, "eval_fraction": 0.0,
+                           "save_fraction": 0.0})
+    with pytest.raises(ModelError, match="The training has diverged at step 2 of 3"):
+        train_sft(wanted, name="lost")
+    assert {path.name for path in (tmp_path / "lost").iterdir()} & {"model", "adapter"} == set()
+
+
+def test_adapters_of_a_model_that_is_trained_in_full_are_refused(trained, tmp_path, listener):
+    settings, _ = trained
+    asked = {"lora": {"r": 8, "targets": ["attention"]}, "max_steps": 1, "eval_fraction": 0.0}
+    wanted = change(settings, paths={"runs": str(tmp_path)}, train=asked)
+    for dry_run in (True, False):
+        with pytest.raises(SettingsError, match=r"train.lora.r, train.lora.targets shapes adapters, but a model from "
+                                                "scratch is trained in full") as caught:
+            train_sft(wanted, dry_run=dry_run)
+    assert caught.value.hint.startswith("Add --tuning lora")
+    assert list(tmp_path.iterdir()) == []
+    assert train_sft(change(wanted, train={"tuning": "lora"})).weights.name == "adapter"
+    assert train_sft(change(wanted, train={"tuning": "full"}), progress=listener).weights.name == "model"
+    assert "Everything is trained (train.tuning 'full'), so train.lora.r, train.lora.targets idles." in listener.said
+
+
+@pytest.mark.parametrize(("recorded", "rates"), [(True, [0.0, 0.5, 1.0]), (False, [1.0, 1.0, 1.0])])
+def test_a_constant_rate_warms_up_unless_the_run_began_before_it_did(trained, tmp_path, recorded, rates):
+    settings, _ = trained
+    wanted = change(settings, paths={"runs": str(tmp_path)},
+                    train={"scheduler": "constant", "warmup": 0.6, "max_steps": 3, "log_steps": 1,
+                           "eval_fraction": 0.0})
+    run = train_sft(wanted, name="constant")
+    manifest = run.read_json("manifest.json")
+    assert manifest["schedule"] == "constant_with_warmup"
+    run.weights.rename(run.path / "gone")
+    run.checkpoints.rename(run.path / "lost")
+    if not recorded:
+        del manifest["schedule"]
+        run.manifest.write_text(json.dumps(manifest), encoding="utf-8")
+    train_sft(wanted, resume="constant")
+    found = [event["learning_rate"] for event in read_jsonl(run.events) if event["event"] == "log"]
+    assert found == pytest.approx([rate * wanted.train.learning_rate for rate in rates])
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_16_bit_model_is_trained_in_float32_and_saved_as_it_was(trained, tmp_path, tuning):
+    """Stopped and resumed, it ends with the same weights: checkpoints hold the masters."""
+    settings, run = trained
+    tuned = change(settings, paths={"runs": str(tmp_path)},
+                   model={"name": str(run.weights), "scratch": False, "options": {}, "dtype": "bfloat16"},
+                   train={"tuning": tuning, "tune_projector": tuning == "lora", "max_steps": 4, "save_fraction": 0.5,
+                          "eval_fraction": 0.5, "learning_rate": 1e-4, "ema": 0.5 if tuning == "full" else 0.0})
+    first = train_sft(tuned, name="first")
+    manifest = first.read_json("manifest.json")
+    assert (manifest["model"]["dtype"], manifest["packed"]) == ("bfloat16", True)
+    name = "model.safetensors" if tuning == "full" else "adapter_model.safetensors"
+    kept = load_file(first.weights / name)
+    masters = load_file(first.checkpoints / "checkpoint-2" / name)
+    halves = {weight: tensor for weight, tensor in kept.items() if "lora_" not in weight}
+    assert halves
+    assert {tensor.dtype for tensor in halves.values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in masters.values()} == {torch.float32}
+    if tuning == "full":
+        assert json.loads((first.weights / "config.json").read_text())["dtype"] == "bfloat16"
+    first.weights.rename(first.path / "gone")
+    shutil.rmtree(first.checkpoints / "checkpoint-4")
+    again = load_file(train_sft(tuned, resume="first").weights / name)
+    assert all(tensor.equal(again[weight]) for weight, tensor in kept.items())
 
 
 def test_a_dry_run_writes_nothing(trained, tmp_path):

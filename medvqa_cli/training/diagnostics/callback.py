@@ -13,7 +13,7 @@ import torch
 
 from medvqa_cli.models.adapters import count_parameters
 from medvqa_cli.training.callbacks import BatchWatcher
-from medvqa_cli.training.diagnostics.collapse import CollapseWatch
+from medvqa_cli.training.diagnostics.collapse import CollapseWatch, has_learned
 from medvqa_cli.training.diagnostics.meters import Meter, measure_memory, measure_norms
 from medvqa_cli.training.diagnostics.pictures import find_pictures, lay_out
 from medvqa_cli.training.diagnostics.probes import ask_probes, find_top_closed, measure_probes, undisturbed
@@ -137,7 +137,7 @@ class Diagnostics(BatchWatcher):
         if self._is_due(step, self._settings.histogram_steps) or (is_last and self._settings.histogram_steps):
             self._show_histograms(step)
         if is_last or step % self._count_probe_steps(state.max_steps) == 0:
-            self._probe(step, state.max_steps)
+            self._probe(args, state)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
                logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -221,9 +221,9 @@ class Diagnostics(BatchWatcher):
         loaded = self._watched.engine.loaded
         self._add_scalars(measure_norms(loaded.model, loaded.family.layout), step)
 
-    def _probe(self, step: int, steps: int) -> None:
+    def _probe(self, args: TrainingArguments, state: TrainerState) -> None:
         """Ask the probes in the main process, which must hold all weights."""
-        watched = self._watched
+        watched, step = self._watched, state.global_step
         if not watched.probes or not self._speaks or self._probed == step:
             return
         self._probed = step
@@ -234,7 +234,8 @@ class Diagnostics(BatchWatcher):
         self._write("probe", step=step, questions=len(answers), metrics=metrics,
                     top_answer=top.answer if top else None,
                     examples=[answer.to_json() for answer in _choose_examples(answers, self._settings.probe_examples)])
-        self._collapse.judge(top, step, steps)
+        self._collapse.judge(top, step, state.max_steps, learning_rate=args.learning_rate,
+                             has_learned=has_learned(state.log_history))
         if self._trackers:
             self._add_scalars({f"probe/{name}": value for name, value in metrics.items()}, step)
             self._add_histogram("probe/length", torch.tensor([float(a.num_tokens) for a in answers]), step)

@@ -148,12 +148,13 @@ def build_arms(subject: Subject, settings: Settings, ways: Sequence[Way]) -> lis
     import torch
 
     from medvqa_cli.models.adapters import prepare_training
+    from medvqa_cli.models.precision import raise_masters
 
     loaded = subject.loaded
     model = loaded.model
     if not loaded.adapter:
         torch.manual_seed(settings.seed)
-        model = prepare_training(loaded.model, loaded.family.layout, settings.train, lora=True)
+        model = raise_masters(prepare_training(loaded.model, loaded.family.layout, settings.train, lora=True))
     model.eval()  # some models bring dropout of their own, which would give every way other losses
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=0.0)

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from medvqa_cli.scoring.answers import is_yes_no
-from medvqa_cli.scoring.collapse import find_top_answer
+from medvqa_cli.scoring.collapse import advise_on_collapse, find_top_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,8 +30,6 @@ BEYOND_EMBEDDING = ("A token's number is beyond the embedding: tokenizer and wei
                     "or a token was added without resizing the embedding.")
 NOT_LOADED = ("The model is not loaded right: weights that its config.json asks for were not in the checkpoint and "
               "would be random. Download it again, or name the family that its layout is of.")
-COLLAPSE = ("train on more questions or for more epochs, balance yes and no, or lower the rate (--learning-rate 3e-5); "
-            "`medvqa data analyze` shows the balance.")
 NO_FALL = "Try another --learning-rate; if the loss stays where it was, see under 'parameters' what is trained."
 CLASSICS = (
     (r"OutOfMemoryError|MemoryError|out of memory|not enough memory|can't allocate memory|does not fit into", MEMORY),
@@ -53,10 +51,10 @@ def advise(error: BaseException) -> str:
     return next((help_ for pattern, help_ in CLASSICS if re.search(pattern, said, re.IGNORECASE | re.DOTALL)), "")
 
 
-def find_collapse(predictions: Iterable[Prediction]) -> str:
+def find_collapse(predictions: Iterable[Prediction], learning_rate: float) -> str:
     """Return a warning if a model gives nearly one answer to all yes/no questions (`TopAnswer.is_collapse`).
 
-    Where answers were sampled, each counts.
+    Where answers were sampled, each counts. The learning rate is that of its training.
     """
     pairs: list[tuple[str, str]] = []
     for prediction in predictions:
@@ -67,4 +65,4 @@ def find_collapse(predictions: Iterable[Prediction]) -> str:
     if top is None or not top.is_collapse:
         return ""
     return (f"The model has collapsed: {top.share:.0%} of {top.total} answers to yes/no questions are '{top.answer}', "
-            f"which is the truth of at most {top.gold_share:.0%}. What helps: {COLLAPSE}")
+            f"which is the truth of at most {top.gold_share:.0%}. {advise_on_collapse(learning_rate)}")

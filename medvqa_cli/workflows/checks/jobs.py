@@ -125,7 +125,8 @@ class Jobs:
 
     def _warn_of_collapse(self, predictions: Sequence[Prediction]) -> None:
         """Warn if the answers are nearly all the same; random weights know no better."""
-        if not self.bench.subject.tiny and (warning := find_collapse(predictions)):
+        rate = self.bench.settings.train.learning_rate
+        if not self.bench.subject.tiny and (warning := find_collapse(predictions, rate)):
             self.bench.listener.warn(warning)
 
 

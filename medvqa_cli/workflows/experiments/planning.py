@@ -95,12 +95,13 @@ def _check(combination: Combination) -> tuple[DataSource, str]:
     from medvqa_cli.models.adapters import check_tuning
     from medvqa_cli.workflows.models import choose_model
     from medvqa_cli.workflows.sources import find_source
+    from medvqa_cli.workflows.tuning import check_adapters, freezes_base
 
     settings = combination.settings
     source = find_source(settings)
-    scratch, tuning = settings.model.scratch, settings.train.tuning
-    check_tuning(settings.train, lora=tuning == "lora" or (tuning == "auto" and not scratch))
-    model = _check_family(settings) if scratch else str(choose_model(settings))
+    check_adapters(settings)
+    check_tuning(settings.train, lora=freezes_base(settings))
+    model = _check_family(settings) if settings.model.scratch else str(choose_model(settings))
     tree = to_tree(settings)
     tree["data"] |= {"dataset": source.name}
     tree["model"] |= {"name": model, "family": None}

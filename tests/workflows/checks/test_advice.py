@@ -46,9 +46,11 @@ def predict(gold: str, answer: str, *samples: AnswerSample) -> Prediction:
 
 def test_a_collapse_is_told_with_what_helps():
     rows = [predict("yes", "Yes, it is")] * 5 + [predict("no", "yes")] * 5 + [predict("liver", "lung")] * 9
-    assert advice.find_collapse(rows).startswith(
+    warning = advice.find_collapse(rows, 2e-4)
+    assert warning.startswith(
         "The model has collapsed: 100% of 10 answers to yes/no questions are 'yes', which is the truth of at most 50%. "
-        "What helps: train on more questions")
+        "What helps: more questions")
+    assert warning.endswith("(--learning-rate 6e-5).")
 
 
 @pytest.mark.parametrize("rows", [
@@ -58,11 +60,11 @@ def test_a_collapse_is_told_with_what_helps():
     [],
 ], ids=["the truth is uniform", "too few", "not over 0.9", "none"])
 def test_no_collapse(rows):
-    assert advice.find_collapse(rows) == ""
+    assert advice.find_collapse(rows, 1e-4) == ""
 
 
 def test_every_sampled_answer_counts():
     rows = [predict(gold, "no", AnswerSample("no", 10)) for gold in ("yes", "no")]
-    assert "100% of 20 answers" in advice.find_collapse(rows)
+    assert "100% of 20 answers" in advice.find_collapse(rows, 1e-4)
     rows[0] = predict("yes", "yes", AnswerSample("yes", 6), AnswerSample("no", 4))
-    assert advice.find_collapse(rows) == ""
+    assert advice.find_collapse(rows, 1e-4) == ""
