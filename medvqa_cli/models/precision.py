@@ -9,6 +9,7 @@ arXiv:1710.03740, section 3.1). The rounding is torch.autocast's; activations st
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,12 @@ import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
 
 MASTERS = "float32_masters"
 """Attribute of a model that has some."""
+ENTRANCES = ("forward", "generate")
+"""Methods of a model that compute; `generate` encodes pictures apart from the forward pass."""
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -51,7 +55,8 @@ def raise_masters(model: Any) -> Any:
     masters = Masters(raised[0].dtype, raised)
     for weight in raised:
         weight.data = weight.data.float()
-    masters.undo += [_compute_in(base, masters.dtype), *_round_outputs(base, masters)]
+    masters.undo += [_compute_in(base, name, masters.dtype) for name in ENTRANCES if hasattr(base, name)]
+    masters.undo += _round_outputs(base, masters)
     setattr(base, MASTERS, masters)
     return model
 
@@ -68,22 +73,28 @@ def lower_masters(model: Any) -> None:
     delattr(model.get_base_model() if hasattr(model, "get_base_model") else model, MASTERS)
 
 
-def _compute_in(model: Any, dtype: torch.dtype) -> Callable[[], None]:
-    """Have a model's forward pass computed in a number format, whoever calls it."""
-    own, plain = vars(model).get("forward"), model.forward
+def computing(model: Any) -> AbstractContextManager[Any]:
+    """Return the context in which parts of a model are called apart from its forward pass, as TRL's fused head does."""
+    masters = find_masters(model)
+    return torch.autocast(next(model.parameters()).device.type, masters.dtype) if masters else nullcontext()
+
+
+def _compute_in(model: Any, name: str, dtype: torch.dtype) -> Callable[[], None]:
+    """Have what a method of a model does computed in a number format, whoever calls it; return what undoes this."""
+    own, plain = vars(model).get(name), getattr(model, name)
     device = next(model.parameters()).device.type
 
     @functools.wraps(plain)
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def compute(*args: Any, **kwargs: Any) -> Any:
         with torch.autocast(device, dtype):
             return plain(*args, **kwargs)
 
     def undo() -> None:
-        del model.forward
+        delattr(model, name)
         if own is not None:
-            model.forward = own
+            setattr(model, name, own)
 
-    model.forward = forward
+    setattr(model, name, compute)
     return undo
 
 

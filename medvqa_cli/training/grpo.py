@@ -38,6 +38,7 @@ from medvqa_cli.inference.seeds import seed_for
 from medvqa_cli.models.attention import find_dtype
 from medvqa_cli.models.batches import find_token_losses, join_images, stack_plain, to_device
 from medvqa_cli.models.encoding import EncodedSample
+from medvqa_cli.models.precision import computing
 from medvqa_cli.training.completions import Completion, draw_completions, score_completions
 from medvqa_cli.training.policy import find_strange, list_drawing_fields, list_scoring_fields, stack_left
 from medvqa_cli.training.processes import agree
@@ -165,8 +166,10 @@ class GroupTrainer(ResumableTrainer, GRPOTrainer):
             fields = list_scoring_fields(self.policy, self.model, self._asked,
                                          (input_ids, attention_mask, logits_to_keep))
             known = {name: kwargs[name] for name in ("batch_size", "compute_aux_loss") if name in kwargs}
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, compute_entropy=compute_entropy, **known, **fields)
+            with computing(self.model):
+                return super()._get_per_token_logps_and_entropies(
+                    model, input_ids, attention_mask, logits_to_keep, compute_entropy=compute_entropy, **known,
+                    **fields)
         completions = self._cut(input_ids, attention_mask, logits_to_keep)
         logprobs, entropies = score_completions(
             model, self.policy.encoder, self.policy.samples, completions, temperature=self.temperature,

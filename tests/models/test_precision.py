@@ -126,3 +126,21 @@ def test_small_updates_add_up(tiny_directory, picture_paths, rate):
         moved[masters] = before - weight.detach().float()
     assert moved[True].mean().item() == pytest.approx(30 * rate, rel=0.01)
     assert (moved[False] == 0).float().mean() > 0.2
+
+
+@pytest.mark.parametrize("family", ["llava", "blip2"])
+def test_generation_and_the_lowered_model_give_the_same_answers(tmp_path, picture_paths, family):
+    """`generate` encodes pictures by itself, not in the model's forward pass."""
+    models.get(family).build_tiny(tmp_path / "model", texts=["Is there a lesion? yes no upper left lung"], seed=1)
+    loaded = load(family, tmp_path / "model")
+    model = raise_masters(prepare(loaded, "full"))
+    encoder = make_encoder(loaded)
+    sample = make_samples(picture_paths)[0]
+    images = encoder.encode_images(sample)
+    prompt = torch.tensor([encoder.encode_text(sample, images).prompt])
+    inputs = to_device({"input_ids": prompt, "attention_mask": torch.ones_like(prompt), **images.tensors}, model)
+    answers = []
+    for lower in (False, True):
+        lower_masters(model) if lower else None
+        answers.append(model.generate(**inputs, max_new_tokens=4, do_sample=False).tolist())
+    assert answers[0] == answers[1]

@@ -16,6 +16,7 @@ from medvqa_cli.inference.protocol import Decoding
 from medvqa_cli.inference.transformers_engine import TransformersEngine
 from medvqa_cli.models.adapters import prepare_training
 from medvqa_cli.models.loading import load_checkpoint
+from medvqa_cli.models.precision import raise_masters
 from medvqa_cli.progress import SILENT
 from medvqa_cli.records import JsonlWriter, read_jsonl
 from medvqa_cli.settings.grpo import GRPOSettings
@@ -279,3 +280,26 @@ def test_a_difference_that_is_no_number_is_none_that_may_be(tiny, picture_paths,
     trainer._check([((3, 4), -1.0)])
     assert trainer.policy.shared is False
     assert notes.warnings[0].startswith("Shared prefixes are off")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_16_bit_model_is_trained_in_float32(tiny_directory, picture_paths, tmp_path, packed):
+    """By trees and packs as by TRL's own path, whose fused head goes past the model's forward pass."""
+    settings, notes = ModelSettings(dtype="bfloat16", device="cpu"), Notes()
+    loaded = load_checkpoint(plugins.models.get("llava"), "llava", str(tiny_directory), settings)
+    raise_masters(loaded.model)
+    before = {name: weight.detach().clone() for name, weight in loaded.model.named_parameters()}
+    trainer = make_trainer(loaded, picture_paths, tmp_path, progress=notes, packed=packed)
+    trainer.train()
+    assert trainer.policy.shared is packed
+    assert notes.warnings == []
+    assert {weight.dtype for weight in loaded.model.parameters()} == {torch.float32}
+    assert any(not torch.equal(before[name], weight) for name, weight in loaded.model.named_parameters())
+
+
+def test_a_grpo_training_that_diverges_stops(tiny, picture_paths, tmp_path, monkeypatch):
+    trainer = make_trainer(tiny, picture_paths, tmp_path)
+    monkeypatch.setattr(trainer, "_compute_loss", lambda model, inputs: model.get_output_embeddings().weight.sum()
+                        * math.nan)
+    with pytest.raises(ModelError, match="The training has diverged at step 1 of 2: the loss is nan"):
+        trainer.train()
