@@ -2,7 +2,7 @@
 
     python examples/benchmarks/sft_vs_trl.py timing --slake DIR [--questions 11] [--images 40] [--trl-images N]
     python examples/benchmarks/sft_vs_trl.py timing --slake DIR --questions 1
-    python examples/benchmarks/sft_vs_trl.py accuracy --slake DIR [--seeds 0,1,2]
+    python examples/benchmarks/sft_vs_trl.py accuracy --slake DIR [--seeds 0,1,2] [--epochs 10] [--batches grouped,mixed,shuffled]
 
 DIR is SLAKE's folder (train.json, imgs/); nothing of it is kept. Needs `pip install 'medvqa-cli[grpo]'` for TRL.
 
@@ -25,8 +25,19 @@ files by `datasets`. On a CPU its loss computes logits at every position, in chu
 does everywhere): that is a part of the ratio here and would not be on a GPU.
 
 **accuracy**: does it cost accuracy that the questions of an image come together? A small LLaVA (48 px, width 64, from
-random weights, all weights) learns SLAKE English once with image-grouped, packed batches and once with shuffled
-questions, as many questions an optimiser step, for each seed, and answers the test split.
+random weights, all weights) learns SLAKE English with image-grouped, packed batches, with packs of at most four
+questions, and with shuffled questions, as many questions an optimiser step, for each seed, and answers the test split.
+
+Last figures, share of 1,061 test questions answered exactly, seeds 0 to 5 (2026-11-21):
+
+    10 epochs   grouped    0.6447   0.6343   0.6456   0.6532   0.6466   0.6437   mean 0.6447
+                mixed      0.6579   0.6400   0.6560   0.6550   0.6475   0.6569   mean 0.6522
+                shuffled   0.6541   0.6626   0.6541   0.6758   0.6513   0.6682   mean 0.6610
+    15 epochs   grouped    0.6795   0.6786   0.6824                              mean 0.6802
+
+Four images a step are less varied than 44: at equal epochs grouping costs 1.6 points (standard deviation over seeds
+1.0), packs of four 0.9 (1.1). Half as many epochs again, at a fraction of a shuffled epoch's price, more than make up
+for it.
 """
 
 from __future__ import annotations
