@@ -59,7 +59,7 @@ def check(family, directory, paths, way, attention="sdpa"):
         assert norm == pytest.approx(seen[0][1], rel=3e-2)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["full", "beside LoRA"])
 def test_a_model_with_masters_computes_what_it_did(tiny_directory, picture_paths, way):
     check("llava", tiny_directory, picture_paths, way)
 

@@ -52,7 +52,7 @@ def test_the_first_batch_has_a_picture_if_any_question_has(loaded, listener, mon
     assert [[sample.images for sample in group] for group in seen] == [[("b.png",)] * 3, [()] * 3]
 
 
-@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("packed", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_resumed_run_packs_as_it_did(own_run, monkeypatch, packed):
     settings, run = own_run
     run.weights.rename(run.path / "gone")

@@ -87,7 +87,7 @@ def test_a_run_keeps_no_weights_that_are_not_finite(trained, tmp_path):
 def test_adapters_of_a_model_that_is_trained_in_full_are_refused(trained, tmp_path, listener):
     settings, _ = trained
     asked = {"lora": {"r": 8, "targets": ["attention"]}, "max_steps": 1, "eval_fraction": 0.0}
-    wanted = change(settings, paths={"runs": str(tmp_path)}, train=asked)
+    wanted = change(settings, paths={"runs": str(tmp_path)}, tracking={"probe_questions": 0}, train=asked)
     for dry_run in (True, False):
         with pytest.raises(SettingsError, match=r"train.lora.r, train.lora.targets shapes adapters, but a model from "
                                                 "scratch is trained in full") as caught:
@@ -99,10 +99,11 @@ def test_adapters_of_a_model_that_is_trained_in_full_are_refused(trained, tmp_pa
     assert "Everything is trained (train.tuning 'full'), so train.lora.r, train.lora.targets idles." in listener.said
 
 
-@pytest.mark.parametrize(("recorded", "rates"), [(True, [0.0, 0.5, 1.0]), (False, [1.0, 1.0, 1.0])])
+@pytest.mark.parametrize(("recorded", "rates"), [
+    pytest.param(True, [0.0, 0.5, 1.0], marks=pytest.mark.slow), (False, [1.0, 1.0, 1.0])])
 def test_a_constant_rate_warms_up_unless_the_run_began_before_it_did(trained, tmp_path, recorded, rates):
     settings, _ = trained
-    wanted = change(settings, paths={"runs": str(tmp_path)},
+    wanted = change(settings, paths={"runs": str(tmp_path)}, tracking={"probe_questions": 0},
                     train={"scheduler": "constant", "warmup": 0.6, "max_steps": 3, "log_steps": 1,
                            "eval_fraction": 0.0})
     run = train_sft(wanted, name="constant")
@@ -118,7 +119,7 @@ def test_a_constant_rate_warms_up_unless_the_run_began_before_it_did(trained, tm
     assert found == pytest.approx([rate * wanted.train.learning_rate for rate in rates])
 
 
-@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize("tuning", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_16_bit_model_is_trained_in_float32_and_saved_as_it_was(trained, tmp_path, tuning):
     """Stopped and resumed, it ends with the same weights: checkpoints hold the masters."""
     settings, run = trained
