@@ -2,7 +2,7 @@
 
     python examples/benchmarks/sft_vs_trl.py timing --slake DIR [--questions 11] [--images 40] [--trl-images N]
     python examples/benchmarks/sft_vs_trl.py timing --slake DIR --questions 1
-    python examples/benchmarks/sft_vs_trl.py accuracy --slake DIR [--seeds 0,1,2] [--epochs 10] [--batches grouped,mixed,shuffled]
+    python examples/benchmarks/sft_vs_trl.py accuracy --slake DIR [--seeds 0,1,2] [--epochs 10] [--batches grouped]
 
 DIR is SLAKE's folder (train.json, imgs/); nothing of it is kept. Needs `pip install 'medvqa-cli[grpo]'` for TRL.
 
