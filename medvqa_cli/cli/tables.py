@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from medvqa_cli.cli.wording import count
 from medvqa_cli.reporting.formatting import format_share
 from medvqa_cli.reporting.tables import (
     ANSWER_COLUMNS,
@@ -98,7 +99,7 @@ def _say_verdict(verdict: Mapping[str, Any]) -> str:
     if not warnings:
         return "ready for training."
     more = f" (and {len(warnings) - 1} more, above)" if len(warnings) > 1 else ""
-    return f"ready for training, with {len(warnings)} warning{'s' * (len(warnings) > 1)}: {warnings[0]}{more}"
+    return f"ready for training, with {count(len(warnings), 'warning')}: {warnings[0].removesuffix('.')}{more}."
 
 
 def print_answers(terminal: Terminal, run: str, summary: Mapping[str, Any]) -> None:

@@ -58,7 +58,7 @@ def test_analyze_counts_what_the_filters_leave(document, medvqa, plugin):
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout.startswith("two_discs\nsplit       questions  images")
     assert ("Verdict: ready for training, with 5 warnings: 3 of 3 images of 'validation' are also in 'train'; "
-            "questions asked there about the same image: 9. (and 4 more, above)\n") in shown.stdout
+            "questions asked there about the same image: 9 (and 4 more, above).\n") in shown.stdout
 
 
 def test_data_that_are_not_ready_end_with_an_exit_code(medvqa, plugin, tmp_path):

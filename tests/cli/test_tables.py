@@ -138,5 +138,5 @@ def test_an_analysis_shows_counts_baselines_leakage_and_the_verdict(capsys):
     assert "train / test: 1 of 2 images and 1 of 2 questions in both" in out
     count = err.count("warning: ")
     assert f"Verdict: ready for training, with {count} warnings: 1 of 2 images of 'test' are also in 'train'" in out
-    assert out.endswith(f" (and {count - 1} more, above)\n")
+    assert out.endswith(f" (and {count - 1} more, above).\n")
     assert "warning: 1 of 2 images of 'test' are also in 'train'" in err
