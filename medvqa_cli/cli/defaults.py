@@ -84,6 +84,7 @@ DEFAULTS = {
     "train.lora.parts": "language_model",
     "train.lora.r": "16",
     "train.min_delta": "0",
+    "train.pack_questions": "32",
     "train.packing": "auto",
     "train.save_total_limit": "2",
     "train.scheduler": "cosine",
