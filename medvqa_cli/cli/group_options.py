@@ -7,8 +7,8 @@ from dataclasses import replace
 from medvqa_cli.cli.completion import complete_choice
 from medvqa_cli.cli.options import TRAINING, Option
 
-_SFT_ONLY = {"--scratch", "--batch-size", "--grad-accum", "--learning-rate", "--vision-cache", "--augment", "--balance",
-             "--loss-weights", "--closed-share", "--closed-objective", "--choice-weight"}
+_SFT_ONLY = {"--scratch", "--batch-size", "--grad-accum", "--learning-rate", "--pack-questions", "--vision-cache",
+             "--augment", "--balance", "--loss-weights", "--closed-share", "--closed-objective", "--choice-weight"}
 _OWN = (
     Option("--rewards", "Rewards with weights, such as accuracy=3,format=1 (medvqa plugins list).", "grpo.rewards",
            "NAME=W,..."),
