@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,29 @@ TREE = {
     "calibration": {"samples": 12, "max_new_tokens": 3},
     "evaluation": {"resamples": 100},
 }
+
+
+FORK = multiprocessing.get_context("fork")
+
+
+@contextmanager
+def held_elsewhere(hold: Any, held: Any) -> Iterator[None]:
+    """Let another process hold a lock, which it loses by being killed."""
+    holding, done = FORK.Event(), FORK.Event()
+
+    def work() -> None:
+        with hold(held):
+            holding.set()
+            done.wait(60)
+
+    other = FORK.Process(target=work)
+    other.start()
+    try:
+        assert holding.wait(60)
+        yield
+    finally:
+        other.kill()
+        other.join()
 
 
 def merge(tree: dict, **sections) -> dict:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from contextlib import contextmanager
-
 import pytest
 
 from medvqa_cli.errors import RunError
@@ -13,26 +10,7 @@ from medvqa_cli.workflows.calibrate import evaluate_calibration
 from medvqa_cli.workflows.evaluate import merge_metrics
 from medvqa_cli.workflows.infer import infer_split
 from medvqa_cli.workflows.locks import hold_rows, take_turns
-
-FORK = multiprocessing.get_context("fork")
-
-
-@contextmanager
-def held_elsewhere(hold, path):
-    """Let another process hold a lock."""
-    holding, done = FORK.Event(), FORK.Event()
-
-    def work():
-        with hold(path):
-            holding.set()
-            done.wait(60)
-
-    other = FORK.Process(target=work)
-    other.start()
-    assert holding.wait(60)
-    yield
-    other.kill()
-    other.join()
+from tests.workflows.conftest import FORK, held_elsewhere
 
 
 @pytest.mark.parametrize(("name", "call", "hint"), [

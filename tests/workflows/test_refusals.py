@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from medvqa_cli.workflows.grpo import train_grpo
 from medvqa_cli.workflows.locks import hold_run
 from medvqa_cli.workflows.settings_digest import KEY, digest_settings
 from medvqa_cli.workflows.train import train_sft
+from tests.workflows.conftest import held_elsewhere
 from tests.workflows.test_train import change
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -118,22 +118,10 @@ def test_a_disk_that_fills_up_leaves_a_run_to_resume(trained, tmp_path, monkeypa
 def test_a_run_is_trained_by_one_process_at_a_time(own_run):
     settings, run = own_run
     run.weights.rename(run.path / "gone")
-    context = multiprocessing.get_context("fork")
-    holding, done = context.Event(), context.Event()
-
-    def hold():
-        with hold_run(run):
-            holding.set()
-            done.wait(60)
-
-    other = context.Process(target=hold)
-    other.start()
-    assert holding.wait(60)
-    with pytest.raises(RunError, match="Run 'small' is being trained by another process") as caught:
+    with (held_elsewhere(hold_run, run),
+          pytest.raises(RunError, match="Run 'small' is being trained by another process") as caught):
         train_sft(settings, resume="small")
     assert "medvqa train watch small" in caught.value.hint
-    other.kill()
-    other.join()
     with hold_run(run):
         pass
     assert (run.checkpoints / "checkpoint-12").is_dir()
