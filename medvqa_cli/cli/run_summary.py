@@ -89,21 +89,26 @@ def _list_changes(run: Run) -> str:
 
 
 def _print_answers(terminal: Terminal, blocks: Mapping[str, Any]) -> None:
-    rows = [[tag, block.get("overall", {}).get("n"), *(_show(read_estimate(block.get(part) or {}, metric))
-                                                       for part, metric in NUMBERS)]
+    rows = [[tag, block.get("overall", {}).get("n"),
+             *(_show(read_estimate(block[part], metric)) if block.get(part) else "-" for part, metric in NUMBERS)]
             for tag, block in blocks.items()]
-    if rows:
-        terminal.print()
-        titles = ["answers", "questions", "accuracy", "closed accuracy", "open exact match", "open token F1"]
-        terminal.print_table(titles, rows[:MOST])
+    _print_rows(terminal, ["answers", "questions", "accuracy", "closed accuracy", "open exact match", "open token F1"],
+                rows)
 
 
 def _print_confidence(terminal: Terminal, metrics: Mapping[str, Any]) -> None:
     rows = [[name, block.get("num_questions"), *(_show(_read_measure(block, measure)) for measure in CONFIDENCE)]
             for name, block in metrics.items() if isinstance(block, dict) and "ece" in block]
-    if rows:
-        terminal.print()
-        terminal.print_table(["confidence", "questions", "accuracy", "ECE", "Brier", "AUROC"], rows[:MOST])
+    _print_rows(terminal, ["confidence", "questions", "accuracy", "ECE", "Brier", "AUROC"], rows)
+
+
+def _print_rows(terminal: Terminal, titles: list[str], rows: list[list[Any]]) -> None:
+    if not rows:
+        return
+    terminal.print()
+    terminal.print_table(titles, rows[:MOST])
+    if rows[MOST:]:
+        terminal.print(f"... and {len(rows) - MOST} more: --all")
 
 
 def _read_measure(block: Mapping[str, Any], measure: str) -> Estimate:
